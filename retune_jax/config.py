@@ -1,0 +1,304 @@
+"""The recipe: every key of a run's configuration, its default for a model, and the check of a whole one.
+
+A file in configs/ is a short function over `recipe`:
+
+    def get_config(arguments=""):                       # "method=scratchpad,model=llama_7b", after the file's colon
+        config = recipe(arguments, task="parity")       # a complete configuration for that method and model
+        config.train.steps = 400                        # what this task wants otherwise
+        return config
+
+and the command line has the last word: `--config=configs/parity.py:method=scratchpad --config.train.steps=200`.
+Unknown arguments and keys are refused by name. What a run used in the end is its folder's config.json.
+"""
+
+import difflib
+import json
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict, config_dict
+
+from retune_jax import tasks
+from retune_jax.errors import UserError
+
+SCHEDULES = ("constant", "linear", "cosine")
+LOSSES = ("sum", "mean")
+PRETRAINING = "base"  # stands where the task's name does
+
+# A run that goes on may change these: what they decide is how long, how fast and where, not what is learned from a
+# step.
+MAY_CHANGE = (
+    "data.dir",
+    "train.steps",
+    "train.log_every",
+    "train.save_every",
+    "train.keep",
+    "train.remat",
+    "mesh",
+    "decode",
+    "eval",
+)
+
+
+def recipe(arguments: str, *, task: str) -> ConfigDict:
+    """The complete configuration of a task for the method and the model that `arguments` name.
+
+    Args:
+        arguments: `method=…,model=…`, in any order; what is left out is `retune` and `tiny`.
+        task: a name that `retune_jax.tasks.get` knows.
+
+    Raises:
+        UserError: names an argument that is not known, with the nearest one that is.
+    """
+    given = read_arguments(arguments, {"method": "retune", "model": "tiny"})
+    config = _small(task, given["method"], given["model"], tasks.get(task).opening(given["method"]))
+    if not given["model"].startswith("tiny"):
+        _paper(config)
+    return config.lock()
+
+
+def pretraining(arguments: str) -> ConfigDict:
+    """The configuration that makes a base model: all weights, from random ones, on data/corpus.py.
+
+    Args:
+        arguments: `model=…`; left out, it is `tiny`.
+    """
+    given = read_arguments(arguments, {"model": "tiny"})
+    config = _small(PRETRAINING, "corpus", given["model"], "")
+    config.base = "random"
+    config.lora.rank = 0
+    config.data = {
+        "sequence_length": 512,
+        "examples": 1_000_000,
+        "curriculum": ((0, 4), (1_000_000, 72)),  # (example, longest list), in order
+    }
+    return config.lock()
+
+
+def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
+    """The recipe of the tiny model, and the list of all keys."""
+    return ConfigDict(
+        {
+            "task": task,
+            "method": method,
+            "model": model,  # a preset of models/presets.py
+            "base": "tiny",  # the weights to tune: "tiny" ships, a folder made by convert, or "random"
+            "seed": 0,
+            "lora": {
+                "rank": 16,  # 0: no adapter, all weights are trained
+                "alpha": 16.0,
+                "dropout": 0.0,
+                "targets": "q,k,v,o,gate,up,down",
+            },
+            "data": {
+                "dir": "~/.cache/retune_jax/data",  # prepared training sets, shared by runs
+                "scale": 0.05,  # of the paper's number of examples
+                "sequence_length": 512,  # tokens of a packed row
+            },
+            "train": {
+                "steps": 600,
+                "rows": 16,  # packed rows a step, over all devices and micro-batches
+                "accumulate": 1,  # micro-batches a step
+                "learning_rate": 3e-3,
+                "schedule": "cosine",  # after the warm-up: to 0 at the last step, or "linear", or "constant"
+                "warmup": 20,  # steps from 0 to the full rate
+                "clip": 1.0,  # the gradient's largest norm
+                "weight_decay": 0.01,
+                "loss": "mean",  # of a segment: the "mean" over its tokens, or their "sum" as in the paper
+                "remat": "none",  # what the backward pass recomputes: "none", "dots" or "full"
+                "log_every": 10,  # steps a line of metrics.jsonl
+                "save_every": 100,  # steps a checkpoint
+                "keep": 2,  # checkpoints
+            },
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # devices a mesh axis; -1: what is left
+            "decode": {
+                "slots": 64,  # problems at a time
+                "window": 512,  # tokens a context
+                "max_depth": 64,
+                "stack_tokens": 16_384,  # tokens of all suspended contexts of a slot
+                "max_tokens": 100_000,  # a problem
+                "max_calls": 1_000,  # a problem
+                "tokens_per_step": 8,
+                "steps_per_advance": 32,
+                "calls": method not in ("scratchpad", "baseline"),
+                "opening": opening,
+                "temperature": 0.0,  # 0: greedy
+                "seed": 0,
+                "draft": True,
+            },
+            "eval": {"lengths": "1:40", "problems_per_length": 50},
+        }
+    )
+
+
+def _paper(config: ConfigDict):
+    """Turns the small recipe into the paper's for LLaMA 7B and 13B (Pasewark et al., 2024, and their released code)."""
+    config.base = config_dict.placeholder(str)  # LLaMA's weights have to be brought
+    config.lora.update({"rank": 64, "alpha": 64.0, "dropout": 0.05, "targets": "q,k,v,o"})
+    config.data.update({"scale": 1.0, "sequence_length": 2048})
+    config.train.update(
+        {
+            "steps": 3900,  # 500,000 segments, 128 a step
+            "rows": 8,  # about 128 segments
+            "learning_rate": 2e-4,
+            "schedule": "constant",
+            "warmup": 1,
+            "clip": 10.0,
+            "loss": "sum",
+            "remat": "full",
+            "save_every": 250,
+        }
+    )
+    config.decode.update({"window": 2048, "stack_tokens": 65_536})
+
+
+def read_arguments(text: str, defaults: dict[str, str]) -> dict[str, str]:
+    """Reads `key=value,key=value`; the keys and what is not given come from `defaults`."""
+    values = dict(defaults)
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if key not in defaults:
+            raise UserError(f"config argument {part!r}: no argument {key!r}{_nearest(key, defaults)}")
+        if not equals or not value:
+            raise UserError(f"config argument {part!r}: write {key}=VALUE")
+        values[key] = value
+    return values
+
+
+def validate(config: ConfigDict):
+    """Checks a whole configuration; a `UserError` names the first key that is wrong, its value and what it may be."""
+    from retune_jax.models import llama, lora, presets  # here, because they bring JAX
+
+    _one_of(config, "model", presets.PRESETS)
+    _one_of(config, "task", [*tasks.names(), PRETRAINING])
+    _one_of(config, "method", ["corpus"] if config.task == PRETRAINING else tasks.METHODS)
+    _one_of(config, "train.schedule", SCHEDULES)
+    _one_of(config, "train.loss", LOSSES)
+    _one_of(config, "train.remat", llama.REMAT_POLICIES)
+    for target in config.lora.targets.split(","):
+        if target not in lora.PROJECTIONS:
+            raise UserError(f"config.lora.targets: {target!r} is not one of {', '.join(lora.PROJECTIONS)}")
+    for path in ("train.steps", "train.rows", "train.accumulate", "train.log_every", "train.save_every", "train.keep"):
+        _at_least(config, path, 1)
+    for path in ("data.sequence_length", "decode.slots", "decode.window", "decode.tokens_per_step"):
+        _at_least(config, path, 1)
+    for path in ("decode.steps_per_advance", "decode.max_tokens", "eval.problems_per_length"):
+        _at_least(config, path, 1)
+    for path in ("lora.rank", "train.warmup", "train.weight_decay", "decode.temperature"):
+        _at_least(config, path, 0)
+    for path in ("train.learning_rate", "train.clip"):
+        _above(config, path, 0)
+    if not 0 <= config.lora.dropout < 1:
+        raise UserError(f"config.lora.dropout: {config.lora.dropout} is not in [0, 1)")
+    if config.train.rows % config.train.accumulate:
+        raise UserError(f"config.train.rows: {config.train.rows} rows do not divide by {config.train.accumulate}")
+    if config.task == PRETRAINING:
+        return
+    _above(config, "data.scale", 0)
+    if config.data.scale > 1:
+        raise UserError(f"config.data.scale: {config.data.scale} is more than 1, the paper's size")
+    if config.base is None:
+        raise UserError(f"config.base: {config.model} ships without weights; give --config.base=DIR")
+    read_lengths(config.eval.lengths)
+
+
+def check_rows(config: ConfigDict, devices: int):
+    """Refuses a number of rows that the devices which split the batch cannot share evenly."""
+    rows, micro = config.train.rows, config.train.rows // config.train.accumulate
+    if micro % devices:
+        shown = f"{rows} rows in {config.train.accumulate} micro-batches"
+        raise UserError(f"config.train.rows: {shown} do not divide over {devices} devices")
+
+
+def check_window(config: ConfigDict, tokenizer):
+    """Refuses a decoding window that the contexts of the longest problem to evaluate do not fit into."""
+    if config.task == PRETRAINING:
+        return
+    task, length = tasks.get(config.task), read_lengths(config.eval.lengths)[-1]
+    problem = task.sample(np.random.default_rng(0), length)
+    longest = max(1 + len(tokenizer.encode(context.text)) for context in task.written(problem, config.method).walk())
+    if longest > config.decode.window:
+        raise UserError(
+            f"config.decode.window: {config.decode.window} tokens do not hold a problem of length {length}, "
+            f"which takes {longest}"
+        )
+
+
+def read_lengths(text: str) -> list[int]:
+    """Problem lengths out of `1:40` (both ends included), `4,8,16`, or a mixture."""
+    lengths: list[int] = []
+    for part in text.split(","):
+        low, colon, high = part.partition(":")
+        try:
+            chosen = range(int(low), int(high if colon else low) + 1)
+        except ValueError:
+            chosen = range(0)
+        if not chosen or chosen[0] < 1:
+            raise UserError(f"lengths {text!r}: {part!r} is not a length such as 12 or a range such as 1:40")
+        lengths += chosen
+    return sorted(set(lengths))
+
+
+def write(config: ConfigDict, path: Path):
+    """Writes a configuration as JSON, in one go: the file is there whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(_json(config) + "\n")
+    fresh.replace(path)
+
+
+def read(path: Path) -> ConfigDict:
+    """Reads what `write` wrote."""
+    return ConfigDict(json.loads(path.read_text())).lock()
+
+
+def first_difference(old: ConfigDict, new: ConfigDict) -> tuple[str, object, object] | None:
+    """The first key, with both values, in which `new` is another experiment than `old`; None where it is the same."""
+    before, after = _flat(json.loads(_json(old))), _flat(json.loads(_json(new)))  # in JSON a tuple is a list
+    for key in [*after, *before]:
+        changes = any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)
+        if not changes and before.get(key) != after.get(key):
+            return key, before.get(key), after.get(key)
+    return None
+
+
+def _json(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _nearest(name: str, names) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
+
+
+def _value(config: ConfigDict, path: str):
+    for key in path.split("."):
+        config = config[key]
+    return config
+
+
+def _one_of(config: ConfigDict, path: str, names):
+    value = _value(config, path)
+    if value not in names:
+        raise UserError(f"config.{path}: {value!r} is not one of {', '.join(names)}{_nearest_only(value, names)}")
+
+
+def _nearest_only(value, names) -> str:
+    close = difflib.get_close_matches(str(value), list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _at_least(config: ConfigDict, path: str, low: float):
+    if not _value(config, path) >= low:  # so written, NaN fails too
+        raise UserError(f"config.{path}: {_value(config, path)} is less than {low}")
+
+
+def _above(config: ConfigDict, path: str, low: float):
+    if not _value(config, path) > low:
+        raise UserError(f"config.{path}: {_value(config, path)} is not greater than {low}")

@@ -1,0 +1,1 @@
+"""From tasks to batches: data sets on disk (builder), whole-context targets (encode), packing, the Grain pipeline."""

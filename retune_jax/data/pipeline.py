@@ -1,0 +1,92 @@
+"""The input pipeline: an endless, resumable stream of packed batches out of any random-access source of examples.
+
+    source -> shuffle -> this process's share -> encode -> pack -> batch -> prefetch in a thread
+
+An example is {"inputs": list of str, "outputs": list of str}: `inputs[i]` is the text before the generated
+`outputs[i]`. A source is anything with `__len__` and `__getitem__`: a split of a prepared data set, or a plain list.
+What comes out is a function of the source, the arguments and the number of batches taken, so that the state of the
+iterator is a few numbers, and a restored one goes on bit for bit.
+
+Shape suffixes: B rows of this process, T tokens of a row.
+"""
+
+import grain
+
+from retune_jax.data.encode import encode
+from retune_jax.data.packing import pack, packable
+from retune_jax.errors import UserError
+
+# Batches made ahead, so that the host works while the device does.
+PREFETCHED = 2
+
+
+def train_batches(
+    source,
+    tokenizer,
+    *,
+    sequence_length: int,
+    rows: int,
+    weigh: str,
+    seed: int,
+    process_index: int,
+    process_count: int,
+    shuffle: bool = True,
+) -> grain.DatasetIterator:
+    """Makes the stream of training batches of one process.
+
+    Args:
+        source: random access to examples; not empty.
+        tokenizer: a `retune_jax.tokenizer.Tokenizer`.
+        sequence_length: tokens a row.
+        rows: rows of the global batch; each process makes `rows / process_count` of them.
+        weigh: the loss weights, "sum" or "mean" as in `encode`.
+        seed: of the order; each epoch has its own.
+        process_index, process_count: which share to read: every process_count-th example of the common order.
+        shuffle: False keeps the source's order (for a source whose order is a curriculum).
+
+    Returns:
+        Iterator of dictionaries of numpy arrays: tokens_BT, targets_BT, segment_ids_BT (1, 2, … within a row, 0 for
+        padding), positions_BT (from 0 in each context), all int32, weights_BT float32, and segments_B int32 (generated
+        segments in each row). `get_state()` gives a dictionary that JSON can hold, `set_state(state)` goes on from
+        there; the state is this process's own, as shares do not fill rows alike. `close()` ends the prefetching thread.
+
+    Raises:
+        UserError: `rows` does not split evenly; while iterating, a context that does not fit into a row.
+    """
+    if rows % process_count:
+        raise UserError(f"config.train.rows: {rows} rows do not divide by {process_count} processes")
+    examples = grain.MapDataset.source(source).seed(seed)
+    if shuffle:
+        examples = examples.shuffle()
+    examples = examples.repeat()[process_index::process_count]
+    encoder = Encoder(tokenizer, sequence_length, weigh)
+    # One thread does it all, at the end of the chain: the work holds the interpreter's lock.
+    contexts = examples.map(encoder).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    packed = pack(contexts, sequence_length, seed=seed, shuffle=shuffle)
+    batches = packed.batch(rows // process_count).map(_batch)
+    return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=PREFETCHED))
+
+
+class Encoder(grain.transforms.Map):
+    """`encode` as a step of the pipeline, which names a context that does not fit."""
+
+    def __init__(self, tokenizer, sequence_length: int, weigh: str):
+        self.tokenizer = tokenizer
+        self.sequence_length = sequence_length
+        self.weigh = weigh
+
+    def map(self, element: dict) -> dict:
+        """Example to arrays; raises UserError for one that is longer than a row."""
+        encoded = encode(self.tokenizer, element, self.weigh)
+        length = len(encoded["tokens_T"])
+        if length > self.sequence_length:
+            raise UserError(
+                f"config.data.sequence_length: a context of {length} tokens does not fit into "
+                f"{self.sequence_length}: {element['inputs'][0].strip()!r}"
+            )
+        return packable(encoded)
+
+
+def _batch(rows: dict) -> dict:
+    names = {name: f"{name}_B" if name == "segments" else name.replace("_T", "_BT") for name in rows}
+    return {names[name]: array for name, array in rows.items()}

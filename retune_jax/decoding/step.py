@@ -1,0 +1,104 @@
+"""One pass of the model for every slot: prefill, decoding and the checking of guesses are the same thing.
+
+A pass feeds C tokens of each slot, beginning with the first that has no keys and values yet: known ones as far as there are any,
+then guesses. The model's choice after each of them says whether the next one is right:
+
+    fed →  0 1 2 3 4 5 6 7            C = 4, fed = 4, known = 6
+    window p p p p p p g h            the pass feeds p p g h at 4, 5, 6, 7
+    choices        · x y z            x stands behind the last known token, so it is certain. If x = g, then g was right,
+                                      and y, the choice behind it, is certain too; if y = h, so is z.
+
+So a pass yields one token for certain and one more for each guess that holds, and all are exactly what feeding them one by one
+would have given. What was fed beyond that is overwritten by the next pass.
+
+A slot that is not running feeds whatever lies at `fed`; nothing of it is kept.
+
+Shapes: B slots, C tokens of a step, X indices of a window, V vocabulary.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from retune_jax.decoding import draft
+from retune_jax.decoding.config import DecoderConfig
+from retune_jax.decoding.reading import Words
+from retune_jax.decoding.state import CONTEXT_FULL, ENDED, RUNNING, TOKEN_BUDGET, Slots, pick, take
+
+
+def step(model, words: Words, config: DecoderConfig, slots: Slots, cache):
+    """Feeds C tokens a slot. Returns the slots and the cache after it."""
+    with jax.named_scope("draft"):
+        tokens_BX, source_B = draft.guess(slots) if config.draft else (slots.tokens_BX, slots.source_B)
+        slots = dataclasses.replace(slots, tokens_BX=tokens_BX, source_B=source_B)
+        at_BC = slots.fed_B[:, None] + jnp.arange(config.tokens_per_step)
+        fed_BC = take(slots.tokens_BX, at_BC)
+    with jax.named_scope("model"):
+        logits_BCV, cache = model.step(fed_BC, slots.fed_B, cache)
+    with jax.named_scope("choose"):
+        chosen_BC = choose(config, slots, logits_BCV, at_BC + 1)
+    with jax.named_scope("accept"):
+        return accept(words, config, slots, chosen_BC), cache
+
+
+def choose(config: DecoderConfig, slots: Slots, logits_BCV, at_BC):
+    """The token for each window index `at`: the likeliest, or a draw that depends on nothing but which token it is.
+
+    A draw's key is folded from the seed, the problem, the context's path in the tree of calls and the index. The same token
+    is drawn whatever the slot, the neighbours or the schedule, and whether it was guessed or not, so that checking a
+    guess against it keeps the distribution exactly.
+    """
+    if config.temperature == 0:
+        return jnp.argmax(logits_BCV, axis=-1).astype(jnp.int32)
+    seed = jax.random.key(config.seed)
+
+    def draw(problem, path, at_C, logits_CV):
+        context = jax.random.fold_in(jax.random.fold_in(seed, problem), path)
+        keys_C = jax.vmap(jax.random.fold_in, (None, 0))(context, at_C)
+        return jax.vmap(jax.random.categorical)(keys_C, logits_CV / config.temperature)
+
+    path_B = pick(slots.path_BF, slots.depth_B)
+    return jax.vmap(draw)(slots.problem_B, path_B, at_BC, logits_BCV).astype(jnp.int32)
+
+
+def accept(words: Words, config: DecoderConfig, slots: Slots, chosen_BC) -> Slots:
+    """Takes over the choices that are certain, up to EOS, the window's end or the problem's last token."""
+    count_BC = jnp.arange(config.tokens_per_step)
+    running_B = slots.status_B == RUNNING
+    # The choice at `first` stands behind the last known token; those before it only repeat what is known.
+    first_B = slots.known_B - slots.fed_B - 1
+    guessed_BC = take(slots.tokens_BX, slots.fed_B[:, None] + 1 + count_BC)
+    held_BC = (chosen_BC == guessed_BC) & (chosen_BC != words.eos) & config.draft
+    goes_on_BC = (count_BC < first_B[:, None]) | held_BC
+    certain_BC = jnp.cumprod(jnp.pad(goes_on_BC[:, :-1], ((0, 0), (1, 0)), constant_values=True), axis=1) > 0
+    certain_BC &= count_BC >= first_B[:, None]
+    new_B = jnp.where(running_B, certain_BC.sum(1), 0)
+    last_B = pick(chosen_BC, first_B + new_B - 1)
+    eos_B = (new_B > 0) & (last_B == words.eos)
+
+    # Token by token, the budget is asked first, then EOS is taken (it needs no room), then the window.
+    text_B = new_B - eos_B
+    budget_B, room_B = config.max_tokens - slots.used_B, config.window - slots.known_B
+    over_budget_B, over_room_B = new_B > budget_B, text_B > room_B
+    kept_B = jnp.minimum(text_B, jnp.minimum(budget_B, room_B))
+    status_B = jnp.where(eos_B, ENDED, RUNNING)
+    status_B = jnp.where(over_room_B, CONTEXT_FULL, status_B)
+    status_B = jnp.where(over_budget_B & (~over_room_B | (budget_B <= room_B)), TOKEN_BUDGET, status_B)
+    ended_B = status_B == ENDED
+
+    # All new tokens but the last are guesses that held, and lie where they belong.
+    at_BX = jax.lax.broadcasted_iota(jnp.int32, slots.tokens_BX.shape, 1)
+    written_BX = (at_BX == (slots.known_B + new_B - 1)[:, None]) & (new_B > 0)[:, None]
+    known_B = slots.known_B + kept_B
+    # The last token has not been fed yet, unless EOS was behind it.
+    fed_B = jnp.minimum(slots.fed_B + config.tokens_per_step, known_B - 1 + ended_B)
+    return dataclasses.replace(
+        slots,
+        tokens_BX=jnp.where(written_BX, last_B[:, None], slots.tokens_BX),
+        known_B=known_B,
+        fed_B=jnp.where(running_B, fed_B, slots.fed_B),
+        source_B=jnp.where(slots.source_B > 0, slots.source_B + new_B, 0),
+        status_B=jnp.where(running_B, status_B, slots.status_B),
+        used_B=slots.used_B + kept_B + jnp.where(running_B, ended_B, 0),
+    )

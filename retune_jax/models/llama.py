@@ -1,0 +1,273 @@
+"""LLaMA (Touvron et al., 2023, arXiv 2302.13971) in Flax NNX, as one readable file.
+
+A token is embedded; each layer adds an attention and a SwiGLU feed-forward, both on RMS-normalised input; a last norm and a
+matrix turn the stream into logits. The layers are built under `nnx.vmap`, so that each weight carries a leading layer axis,
+and run under `jax.lax.scan`: compile time does not grow with depth.
+
+The model is called in two ways, with the same weights and the same layer code:
+
+- `model(tokens, positions, segment_ids)` for training: whole packed rows; a token attends to the earlier tokens of its own
+  segment id and to nothing else. Positions restart in each context.
+- `model.step(tokens, start, cache)` for decoding: a few tokens of each slot, with the keys and values of what came before in
+  an explicit cache that is passed in and handed back. In decoding a token's position is its index in the cache's window.
+
+Shape suffixes: B batch (rows or slots), T tokens of a row, C tokens of a step, W window (cache length), D model width,
+H query heads, K key-value heads, G queries per key-value head (H = K·G), E head width, F feed-forward width, V vocabulary.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from retune_jax.models.lora import LoraConfig, Projection
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+    """The shape of a LLaMA-family model; the names of presets.py and of a weights folder's model.json.
+
+    Attributes:
+        vocab_size, layers, width, heads, kv_heads, head_width, hidden: sizes; `hidden` is the feed-forward's.
+        rope_theta: the base of the rotary frequencies, always the model's own (10,000 in LLaMA 1 and 2).
+        norm_epsilon: added to the mean square in RMSNorm.
+        tied_embeddings: the output matrix is the transposed embedding.
+        dtype, param_dtype: of the arithmetic, and of the stored base weights.
+    """
+
+    vocab_size: int
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    hidden: int
+    rope_theta: float
+    norm_epsilon: float
+    tied_embeddings: bool
+    dtype: str
+    param_dtype: str
+
+
+def rotate(x_BxTxNxE, positions_BxT, theta):
+    """Rotary position embedding (Su et al., 2021): pairs (i, i + E/2) of each head turn by position · theta^(-2i/E)."""
+    half = x_BxTxNxE.shape[-1] // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions_BxT.astype(jnp.float32)[..., None, None] * frequencies
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    x1, x2 = jnp.split(x_BxTxNxE.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BxTxNxE.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) · scale, computed in float32."""
+
+    def __init__(self, width: int, epsilon: float, *, param_dtype):
+        self.scale = nnx.Param(jnp.ones((width,), param_dtype))
+        self.epsilon = epsilon
+
+    def __call__(self, x):
+        """Maps [..., width] to the same shape and dtype."""
+        x32 = x.astype(jnp.float32)
+        normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
+        return (normed * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, config: LlamaConfig, projection):
+        width, inner, kv_inner = config.width, config.heads * config.head_width, config.kv_heads * config.head_width
+        self.q = projection("q", width, inner)
+        self.k = projection("k", width, kv_inner)
+        self.v = projection("v", width, kv_inner)
+        self.o = projection("o", inner, width)
+        self.config = config
+
+    def project(self, x_BxTxD, positions_BxT, keys):
+        """Queries [B, T, K, G, E], keys and values [B, T, K, E], the first two rotated."""
+        c = self.config
+        batch, length, _ = x_BxTxD.shape
+        q = self.q(x_BxTxD, keys[0]).reshape(batch, length, c.heads, c.head_width)
+        k = self.k(x_BxTxD, keys[1]).reshape(batch, length, c.kv_heads, c.head_width)
+        v = self.v(x_BxTxD, keys[2]).reshape(batch, length, c.kv_heads, c.head_width)
+        q = rotate(q, positions_BxT, c.rope_theta) * c.head_width**-0.5
+        k = rotate(k, positions_BxT, c.rope_theta)
+        return q.reshape(batch, length, c.kv_heads, c.heads // c.kv_heads, c.head_width), k, v
+
+    def __call__(self, x_BxTxD, positions_BxT, mask_BxTxT, keys):
+        """Attention of a row to itself, where the mask allows."""
+        with jax.named_scope("attention"):
+            q, k, v = self.project(x_BxTxD, positions_BxT, keys)
+            scores_BxKxGxTxS = jnp.einsum("btkge,bske->bkgts", q, k, preferred_element_type=jnp.float32)
+            scores_BxKxGxTxS = jnp.where(mask_BxTxT[:, None, None], scores_BxKxGxTxS, -1e30)
+            shares = jax.nn.softmax(scores_BxKxGxTxS, axis=-1).astype(v.dtype)
+            mixed = jnp.einsum("bkgts,bske->btkge", shares, v)
+            return self.o(mixed.reshape(*x_BxTxD.shape[:2], -1), keys[3])
+
+    def step(self, x_BxCxD, start_B, cached_k_BxKxWxE, cached_v_BxKxWxE):
+        """Attention of C new tokens to the cache below `start` and to each other; returns their keys and values too.
+
+        The cache is only read: all layers' new keys and values are written at once, after the last layer.
+        """
+        with jax.named_scope("attention"):
+            count, window = x_BxCxD.shape[1], cached_k_BxKxWxE.shape[2]
+            positions_BxC = start_B[:, None] + jnp.arange(count)
+            q, k, v = self.project(x_BxCxD, positions_BxC, (None,) * 4)
+            k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B, K, C, E], as the cache lies
+            old = jnp.einsum("bckge,bkwe->bkgcw", q, cached_k_BxKxWxE, preferred_element_type=jnp.float32)
+            new = jnp.einsum("bckge,bkse->bkgcs", q, k, preferred_element_type=jnp.float32)
+            old = jnp.where((jnp.arange(window) < start_B[:, None])[:, None, None, None], old, -1e30)
+            new = jnp.where(jnp.tri(count, dtype=bool), new, -1e30)
+            shares = jax.nn.softmax(jnp.concatenate([old, new], axis=-1), axis=-1).astype(v.dtype)
+            mixed = jnp.einsum("bkgcw,bkwe->bckge", shares[..., :window], cached_v_BxKxWxE)
+            mixed += jnp.einsum("bkgcs,bkse->bckge", shares[..., window:], v)
+            return self.o(mixed.reshape(*x_BxCxD.shape[:2], -1)), k, v
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU: down(silu(gate(x)) · up(x))."""
+
+    def __init__(self, config: LlamaConfig, projection):
+        self.gate = projection("gate", config.width, config.hidden)
+        self.up = projection("up", config.width, config.hidden)
+        self.down = projection("down", config.hidden, config.width)
+
+    def __call__(self, x, keys):
+        """Maps [..., D] to [..., D]."""
+        with jax.named_scope("feed_forward"):
+            return self.down(jax.nn.silu(self.gate(x, keys[0])) * self.up(x, keys[1]), keys[2])
+
+
+class Layer(nnx.Module):
+    """One transformer layer: attention and feed-forward, each added to the stream."""
+
+    def __init__(self, config: LlamaConfig, lora: LoraConfig | None, rngs: nnx.Rngs):
+        dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
+
+        def projection(name, in_width, out_width):
+            chosen = lora if lora is not None and name in lora.targets else None
+            return Projection(in_width, out_width, chosen, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+        self.attention_norm = RMSNorm(config.width, config.norm_epsilon, param_dtype=param_dtype)
+        self.attention = Attention(config, projection)
+        self.feed_forward_norm = RMSNorm(config.width, config.norm_epsilon, param_dtype=param_dtype)
+        self.feed_forward = FeedForward(config, projection)
+
+    def __call__(self, x_BxTxD, positions_BxT, mask_BxTxT, dropout_key):
+        """The layer on whole rows."""
+        keys = (None,) * 7 if dropout_key is None else jax.random.split(dropout_key, 7)
+        x_BxTxD += self.attention(self.attention_norm(x_BxTxD), positions_BxT, mask_BxTxT, keys[:4])
+        return x_BxTxD + self.feed_forward(self.feed_forward_norm(x_BxTxD), keys[4:])
+
+    def step(self, x_BxCxD, start_B, cached_k, cached_v):
+        """The layer on new tokens, with a cache to read."""
+        mixed, k, v = self.attention.step(self.attention_norm(x_BxCxD), start_B, cached_k, cached_v)
+        x_BxCxD += mixed
+        return x_BxCxD + self.feed_forward(self.feed_forward_norm(x_BxCxD), (None,) * 3), k, v
+
+
+class Llama(nnx.Module):
+    """A LLaMA-family language model, with LoRA adapters where `lora` asks for them."""
+
+    def __init__(self, config: LlamaConfig, lora: LoraConfig | None, *, remat: str, rngs: nnx.Rngs):
+        """Makes a model with random weights; under `nnx.eval_shape`, only its shapes.
+
+        Args:
+            config: the model's shape.
+            lora: the adapters' shape, or None for a model without.
+            remat: which of a layer's values the backward pass keeps: a name out of `REMAT_POLICIES`.
+            rngs: the stream `params` draws the weights.
+        """
+        param_dtype = jnp.dtype(config.param_dtype)
+        table = jax.random.normal(rngs.params(), (config.vocab_size, config.width), param_dtype)
+        self.embedding = nnx.Param(table * config.width**-0.5)
+
+        @nnx.split_rngs(splits=config.layers)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def stacked(rngs):
+            return Layer(config, lora, rngs)
+
+        self.layers = stacked(rngs)
+        self.norm = RMSNorm(config.width, config.norm_epsilon, param_dtype=param_dtype)
+        head = None
+        if not config.tied_embeddings:
+            head = jax.random.normal(rngs.params(), (config.width, config.vocab_size), param_dtype)
+            head = nnx.Param(head * config.width**-0.5)
+        self.head = nnx.data(head)
+        self.config = config
+        self.remat = remat
+
+    def embed(self, tokens):
+        """Token ids [...] to the stream [..., D]."""
+        return self.embedding[...].astype(self.config.dtype)[tokens]
+
+    def logits(self, x):
+        """The stream [..., D] to float32 logits [..., V]."""
+        with jax.named_scope("logits"):
+            kernel = self.embedding[...].T if self.head is None else self.head[...]
+            kernel = kernel.astype(self.config.dtype)
+            rows = self.norm(x).reshape(-1, x.shape[-1])
+            return jnp.matmul(rows, kernel, preferred_element_type=jnp.float32).reshape(*x.shape[:-1], -1)
+
+    def __call__(self, tokens_BxT, positions_BxT, segment_ids_BxT, dropout_key=None):
+        """Logits [B, T, V] of packed rows.
+
+        Args:
+            tokens_BxT: int32 ids.
+            positions_BxT: int32, restarting at 0 in each context.
+            segment_ids_BxT: int32; attention stays within equal ids and never looks ahead.
+            dropout_key: a PRNG key turns the adapters' dropout on.
+        """
+        length = tokens_BxT.shape[1]
+        same_BxTxT = segment_ids_BxT[:, :, None] == segment_ids_BxT[:, None, :]
+        mask_BxTxT = same_BxTxT & jnp.tri(length, dtype=bool)
+        graphdef, state = nnx.split(self.layers)
+
+        def body(x, layer):
+            state, key = layer
+            return nnx.merge(graphdef, state)(x, positions_BxT, mask_BxTxT, key), None
+
+        if REMAT_POLICIES[self.remat] is not None:
+            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.layers)
+        x_BxTxD, _ = jax.lax.scan(body, self.embed(tokens_BxT), (state, keys))
+        return self.logits(x_BxTxD)
+
+    def init_cache(self, batch: int, window: int):
+        """An empty cache (keys, values), each [layers, batch, kv_heads, window, head_width] in the model's dtype.
+
+        Head before window: a step reads each head's window as one contiguous block.
+        """
+        c = self.config
+        shape = (c.layers, batch, c.kv_heads, window, c.head_width)
+        return jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype)
+
+    def step(self, tokens_BxC, start_B, cache):
+        """Feeds C tokens a slot: returns logits [B, C, V] float32 and the cache with their keys and values written.
+
+        Token c of slot b stands at position and window index start_B[b] + c and attends to the indices up to its own.
+        Window indices past a slot's last fed token may hold anything: they are not attended before they are overwritten.
+        start_B + C may not pass the window.
+        """
+        graphdef, state = nnx.split(self.layers)
+
+        def body(x, layer):
+            state, k, v = layer
+            x, k, v = nnx.merge(graphdef, state).step(x, start_B, k, v)
+            return x, (k, v)
+
+        x_BxCxD, new = jax.lax.scan(body, self.embed(tokens_BxC), (state, *cache))
+        with jax.named_scope("write_cache"):
+            put = partial(jax.lax.dynamic_update_slice_in_dim, axis=2)
+            written = jax.vmap(put, in_axes=(1, 1, 0), out_axes=1)
+            cache = jax.tree.map(lambda old, fresh: written(old, fresh, start_B), cache, new)
+        return self.logits(x_BxCxD), cache

@@ -1,0 +1,68 @@
+"""How arrays lie on the mesh `(data, fsdp, tensor)`: one table for weights, adapter, optimizer state, batch and KV cache.
+
+`data` splits the batch only; `fsdp` splits the batch and the weights (gathered when used); `tensor` splits heads and the
+feed-forward's inner width. A rule is (pattern of the parameter's path, the mesh axes of its dimensions). An optimizer's
+moments end in the path of the parameter they belong to, so that they lie as it does.
+"""
+
+import re
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from retune_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = PartitionSpec(("data", "fsdp"))
+CACHE = PartitionSpec(None, ("data", "fsdp"), "tensor")  # [layers, slots, kv_heads, window, head_width]
+
+# A leading None is the layer axis of the scanned layers.
+RULES = (
+    (r"(q|k|v|gate|up)/kernel$", (None, "fsdp", "tensor")),
+    (r"(o|down)/kernel$", (None, "tensor", "fsdp")),
+    (r"(q|k|v|gate|up)/lora/a$", (None, "fsdp", None)),
+    (r"(q|k|v|gate|up)/lora/b$", (None, None, "tensor")),
+    (r"(o|down)/lora/a$", (None, "tensor", None)),
+    (r"(o|down)/lora/b$", (None, None, "fsdp")),
+    (r"embedding$", ("tensor", "fsdp")),
+    (r"head$", ("fsdp", "tensor")),
+)
+
+
+def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
+    """The mesh of all devices; one size may be -1, "what is left". A `UserError` names sizes that do not fit."""
+    sizes, devices = [data, fsdp, tensor], jax.device_count()
+    shown = f"mesh (data={data}, fsdp={fsdp}, tensor={tensor})"
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise UserError(f"{shown}: sizes are positive, and at most one is -1")
+    known = 1
+    for size in sizes:
+        known *= size if size != -1 else 1
+    sizes = [devices // known if size == -1 else size for size in sizes]
+    if sizes[0] * sizes[1] * sizes[2] != devices:
+        raise UserError(f"{shown} does not fit {devices} devices")
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def path_name(path) -> str:
+    """A JAX key path as `layers/attention/q/kernel`."""
+    parts = (getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in path)
+    return "/".join(str(part) for part in parts if str(part) != "value")
+
+
+def spec_of(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The partition of the array called `name`; a dimension that its mesh axes do not divide is not split."""
+    for pattern, axes in RULES:
+        if re.search(pattern, name) and len(axes) == len(shape):
+            fits = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, shape)]
+            return PartitionSpec(*fits)
+    return PartitionSpec()
+
+
+def shardings(tree, mesh: Mesh):
+    """A tree of `NamedSharding`s for a tree of (abstract) arrays: weights, adapter or optimizer state."""
+
+    def one(path, leaf):
+        return NamedSharding(mesh, spec_of(path_name(path), leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(one, tree)

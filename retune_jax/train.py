@@ -1,0 +1,33 @@
+"""Trains a model on a task, evaluates it, and goes on where it was stopped.
+
+    python -m retune_jax.train --config=configs/parity.py
+    python -m retune_jax.train --config=configs/parity.py:method=scratchpad --workdir=runs/pad --config.train.steps=300
+
+Any key of the configuration (retune_jax/config.py lists them) can be set as --config.KEY=VALUE. The same command again
+goes on from the last checkpoint; Ctrl-C and SIGTERM save one. Exit code 0: trained and evaluated; 2: a mistake in the
+command; 130 or 143: stopped by Ctrl-C or SIGTERM; 1: anything else, such as a loss that is no longer a number.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from retune_jax import cli
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config(), and its arguments.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/TASK-METHOD-MODEL).")
+flags.mark_flag_as_required("config")
+
+
+def main(arguments: list[str]):
+    """The command line."""
+    cli.no_arguments(arguments)
+    from retune_jax.training import loop  # here, so that --help and mistakes need not wait for JAX
+
+    config = CONFIG.value
+    loop.train(config, Path(WORKDIR.value or f"runs/{config.task}-{config.method}-{config.model}").expanduser())
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,140 @@
+"""A training run from its configuration to its evaluation, top to bottom.
+
+What goes in is the configuration and the folder, and nothing else: every random choice is a function of `config.seed`
+and the step, and a checkpoint holds the rest (parameters, optimizer, place in the data). So a run that was stopped, by
+Ctrl-C or by a power cut, and started again with the same command ends with the same bits as one that was not.
+"""
+
+import functools
+import sys
+from pathlib import Path
+
+import jax
+from flax import nnx
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from retune_jax import config as recipes
+from retune_jax.checkpoints import runs, weights
+from retune_jax.data import builder, pipeline
+from retune_jax.data.corpus import Corpus
+from retune_jax.models import sharding
+from retune_jax.training import loss, optimizer
+from retune_jax.training.log import Diverged, Log
+from retune_jax.training.stop import StopRequests
+
+
+def train(config: ConfigDict, workdir: Path):
+    """Trains to `config.train.steps`, from the last checkpoint in `workdir` where there is one, and evaluates.
+
+    Raises:
+        UserError: a mistake in the configuration or the folder; nothing was written then.
+        SystemExit: with 130 or 143 after Ctrl-C or SIGTERM, when a checkpoint was saved; with one line where the loss
+            is no longer a finite number.
+    """
+    # --- Everything that the user may have got wrong comes before the first byte is written. ---
+    recipes.validate(config)
+    runs.check(workdir, config)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    recipes.check_rows(config, mesh.shape["data"] * mesh.shape["fsdp"])
+    base = weights.load_base(config.base, config.model)
+    recipes.check_window(config, base.tokenizer)
+    runs.claim(workdir, config)
+
+    # --- Data ---
+    batches = pipeline.train_batches(
+        source(config),
+        base.tokenizer,
+        sequence_length=config.data.sequence_length,
+        rows=config.train.rows,
+        weigh=config.train.loss,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        shuffle=config.task != recipes.PRETRAINING,  # the corpus comes in the order in which it is to be learned
+    )
+    place = functools.partial(jax.make_array_from_process_local_data, NamedSharding(mesh, sharding.BATCH))
+
+    # --- Model and optimizer: `params` is what is trained, `frozen` the rest. ---
+    lora = weights.lora_config(config.lora)
+    model = weights.assemble(base, lora, remat=config.train.remat, seed=config.seed, mesh=mesh)
+    graphdef, params, frozen = nnx.split(model, runs.trained(lora), ...)
+    params, frozen = nnx.to_pure_dict(params), nnx.to_pure_dict(frozen)
+    adamw = optimizer.make_optimizer(config.train)
+    layout = sharding.shardings(jax.eval_shape(adamw.init, params), mesh)
+    state = {"params": params, "optimizer": jax.jit(adamw.init, out_shardings=layout)(params)}
+    del model, params
+
+    # --- Go on where the run stopped. ---
+    checkpoints = runs.Checkpoints(workdir, keep=config.train.keep)
+    start = 0
+    if found := checkpoints.restore(**runs.abstract(state), data=None):
+        start, restored = found
+        batches.set_state(restored.pop("data"))
+        state = restored
+        print(f"retune_jax: {workdir} goes on after step {start} of {config.train.steps}", file=sys.stderr)
+
+    if start < config.train.steps and jax.process_index() == 0:
+        runs.drop_results(workdir)
+
+    # --- The loop ---
+    layout = jax.tree.map(lambda x: x.sharding, state)
+    step_fn = loss.make_step(graphdef, adamw, accumulate=config.train.accumulate, shardings=layout)
+    dropout_key = jax.random.key(config.seed)
+    log = Log(
+        workdir / runs.METRICS if jax.process_index() == 0 else None,
+        start=start,
+        steps=config.train.steps,
+        every=config.train.log_every,
+        schedule=optimizer.schedule(config.train),
+    )
+    step = start
+    try:
+        with StopRequests() as stop:
+            while step < config.train.steps and not stop.requested:
+                batch = jax.tree.map(place, next(batches))
+                state, metrics = step_fn(state, frozen, batch, jax.random.fold_in(dropout_key, step))
+                step += 1
+                log.step(step, metrics)
+                if step % config.train.save_every == 0 or step == config.train.steps or stop.requested:
+                    log.flush()  # no loss that is not finite gets into a checkpoint
+                    checkpoints.save(step, **state, data=batches.get_state(), config=config)
+            checkpoints.wait()
+    except Diverged as error:
+        checkpoints.wait()
+        saved = checkpoints.latest_step()
+        last = f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint yet"
+        sys.exit(f"retune_jax: {error}; {last}. A lower config.train.learning_rate may help.")
+    finally:
+        log.close()
+        batches.close()
+        checkpoints.close()
+    if stop.requested:
+        print(f"retune_jax: stopped after step {step}, saved; the same command goes on from there", file=sys.stderr)
+        sys.exit(128 + stop.requested)
+
+    # --- What the run was for ---
+    if step == start:
+        print(f"retune_jax: {workdir} has all its {step} steps", file=sys.stderr)
+    if lora is None and not (workdir / runs.BASE).exists():
+        weights.save_base(workdir / runs.BASE, base.shape, state["params"], base.tokenizer.path)
+    if config.task != recipes.PRETRAINING and not (workdir / runs.EVAL).exists():
+        from retune_jax import evaluate
+
+        model = nnx.merge(graphdef, state["params"], frozen)
+        evaluate.evaluate(workdir=workdir, config=config, model=model, tokenizer=base.tokenizer)
+
+
+def source(config: ConfigDict):
+    """The training examples that the configuration asks for, written first where they do not exist."""
+    if config.task == recipes.PRETRAINING:
+        return Corpus(config.seed, config.data.examples, config.data.curriculum)
+    data = builder.prepare(
+        config.task,
+        config.method,
+        scale=config.data.scale,
+        seed=config.seed,
+        data_dir=config.data.dir,
+        progress=jax.process_index() == 0,
+    )
+    return data.source("train")

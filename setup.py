@@ -1,0 +1,41 @@
+"""Packaging. The lower bounds are versions that the test suite was run with."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "retune_jax" / "__init__.py").read_text())[1]
+README = HERE / "README.md"
+
+setup(
+    name="retune_jax",
+    version=VERSION,
+    description="Re-Tuning in JAX: language models that solve problems by calling themselves",
+    long_description=README.read_text() if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["retune_jax", "retune_jax.*"]),
+    package_data={"retune_jax": ["assets/**/*"]},
+    install_requires=[
+        "absl-py>=2.5.1",
+        "array-record>=0.8.6",
+        "flax>=0.12.8",
+        "grain>=0.2.18",
+        "jax>=0.10.2",
+        "matplotlib>=3.11.2",
+        "ml-collections>=1.1.0",
+        "numpy>=2.4.6",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "sentencepiece>=0.2.2",
+        "tensorflow-datasets>=4.9.10",
+        "tqdm>=4.70.1",
+    ],
+    extras_require={
+        "test": ["hypothesis>=6.170.15", "pytest>=9.2.0", "ruff>=0.17.6"],
+        "bench": [],
+    },
+)

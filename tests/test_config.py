@@ -1,0 +1,138 @@
+"""A configuration is complete, checked as a whole, and a mistake in it is one line that names it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retune_jax import config as recipes
+from retune_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_arguments_choose_method_and_model():
+    config = recipes.recipe("model=llama_7b,method=scratchpad", task="parity")
+    assert (config.task, config.method, config.model) == ("parity", "scratchpad", "llama_7b")
+    assert not config.decode.calls
+    assert recipes.recipe("", task="parity").decode.calls
+
+
+def test_llama_presets_have_the_papers_recipe():
+    config = recipes.recipe("model=llama_13b", task="parity")
+    assert config.lora.to_dict() == {"rank": 64, "alpha": 64.0, "dropout": 0.05, "targets": "q,k,v,o"}
+    train = config.train
+    assert (train.learning_rate, train.schedule, train.warmup, train.clip) == (2e-4, "constant", 1, 10.0)
+    assert (train.weight_decay, train.loss, config.data.sequence_length, config.data.scale) == (0.01, "sum", 2048, 1.0)
+
+
+@pytest.mark.parametrize("method", ["retune", "scratchpad", "baseline"])
+def test_recipes_are_valid(method):
+    recipes.validate(recipes.recipe(f"method={method}", task="parity"))
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ("modle=tiny", ["modle", "did you mean 'model'?"]),
+        ("model", ["model=VALUE"]),
+        ("model=", ["model=VALUE"]),
+        ("method=guess", ["guess", "retune"]),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, words):
+    with pytest.raises(UserError) as error:
+        recipes.recipe(arguments, task="parity")
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        ("model", "llama_8b"),
+        ("train.schedule", "cosin"),
+        ("train.loss", "median"),
+        ("train.remat", "some"),
+        ("train.steps", 0),
+        ("train.learning_rate", 0.0),
+        ("train.learning_rate", float("nan")),
+        ("train.clip", -1.0),
+        ("train.accumulate", 3),
+        ("lora.rank", -1),
+        ("lora.targets", "q,x"),
+        ("lora.dropout", 1.0),
+        ("data.scale", 1.5),
+        ("decode.window", 0),
+        ("eval.lengths", "5:2"),
+        ("eval.lengths", "a"),
+        ("eval.lengths", "0:3"),
+    ],
+)
+def test_wrong_values_are_named(path, value):
+    config = recipes.recipe("", task="parity")
+    config.update_from_flattened_dict({path: value})
+    with pytest.raises(UserError) as error:
+        recipes.validate(config)
+    shown = str(value).split(",")[-1] if path == "lora.targets" else str(value)
+    assert shown in str(error.value) and path.split(".")[-1] in (str(error.value) + "rows accumulate")
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_without_weights_asks_for_them():
+    with pytest.raises(UserError, match=r"--config\.base=DIR"):
+        recipes.validate(recipes.recipe("model=llama_7b", task="parity"))
+
+
+@pytest.mark.parametrize(
+    "text, lengths", [("1:4", [1, 2, 3, 4]), ("7", [7]), ("8,2:3", [2, 3, 8]), ("2:3,3:4", [2, 3, 4])]
+)
+def test_lengths_are_read(text, lengths):
+    assert recipes.read_lengths(text) == lengths
+
+
+def test_a_configuration_survives_its_file(tmp_path):
+    config = recipes.recipe("model=llama_7b", task="parity")
+    recipes.write(config, tmp_path / "config.json")
+    assert recipes.read(tmp_path / "config.json").to_dict() == config.to_dict()
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_only_what_changes_learning_makes_another_experiment():
+    old, new = recipes.recipe("", task="parity"), recipes.recipe("", task="parity")
+    new.train.steps, new.mesh.fsdp, new.eval.lengths, new.decode.slots = 7, 2, "1:3", 3
+    assert recipes.first_difference(old, new) is None
+    new.train.learning_rate = 1.0
+    assert recipes.first_difference(old, new) == ("train.learning_rate", old.train.learning_rate, 1.0)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--config=configs/parity.py", "--config.traim.steps=3"], ["--config.traim.steps", "did you mean 'train'?"]),
+        (["--config=configs/parity.py", "--config.zzz=3"], ["--config.zzz"]),
+        (["--config=configs/parity.py", "--config.train.steps=many"], ["--config.train.steps=many"]),
+        (["--config=configs/absent.py"], ["configs/absent.py"]),
+        (["--config=configs/parity.py:methd=retune"], ["methd", "did you mean 'method'?"]),
+        (["--config=configs/parity.py", "--wrkdir=x"], ["wrkdir"]),
+        (["--config=configs/parity.py", "extra"], ["extra"]),
+        ([], ["--config"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(arguments, words, tmp_path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    env = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONDONTWRITEBYTECODE="1")
+    command = [sys.executable, "-m", "retune_jax.train", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("retune_jax: error: ")
+    assert all(word in done.stderr for word in words)
+    assert [path.name for path in tmp_path.iterdir()] == ["configs"]
+
+
+def test_help_is_quick_and_exits_with_0():
+    command = [sys.executable, "-X", "importtime", "-m", "retune_jax.train", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--workdir" in done.stdout
+    assert " jax\n" not in done.stderr

@@ -1,0 +1,275 @@
+"""Training learns, goes on bit for bit where it stopped, touches nothing but what it trains, and ends clearly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from retune_jax import config as recipes
+from retune_jax import tokenizer
+from retune_jax.checkpoints import runs, weights
+from retune_jax.errors import UserError
+from retune_jax.models import sharding
+from retune_jax.models.llama import Llama, LlamaConfig
+from retune_jax.training import log, loop
+
+ROOT = Path(__file__).parents[1]
+SHAPE = LlamaConfig(
+    vocab_size=tokenizer.tiny().vocab_size,
+    layers=2,
+    width=16,
+    heads=2,
+    kv_heads=2,
+    head_width=8,
+    hidden=32,
+    rope_theta=1e4,
+    norm_epsilon=1e-5,
+    tied_embeddings=True,
+    dtype="float32",
+    param_dtype="float32",
+)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder with a small base, and room for the prepared data."""
+    folder = tmp_path_factory.mktemp("shared")
+    model = nnx.eval_shape(lambda: Llama(SHAPE, None, remat="none", rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(0.2, 0.2, x.shape).astype(x.dtype), nnx.to_pure_dict(nnx.state(model)))
+    weights.save_base(folder / "base", SHAPE, params, tokenizer.tiny().path)
+    return folder
+
+
+@pytest.fixture
+def config(shared):
+    config = recipes.recipe("", task="parity")
+    config.base = str(shared / "base")
+    config.lora.update({"rank": 2, "dropout": 0.1, "targets": "q,v,down"})
+    config.data.update({"dir": str(shared / "data"), "scale": 0.001, "sequence_length": 128})
+    config.train.update({"steps": 8, "rows": 8, "log_every": 1, "save_every": 3, "warmup": 2})
+    config.eval.lengths = "1:3"
+    return config
+
+
+@pytest.fixture(autouse=True)
+def evaluated(monkeypatch):
+    """Evaluation has tests of its own: here it only notes that it was asked for."""
+    calls = []
+
+    def evaluate(*, workdir, config, model, tokenizer):
+        calls.append(workdir)
+        (workdir / runs.EVAL).write_text("{}")
+
+    stub = types.ModuleType("retune_jax.evaluate")
+    stub.evaluate = evaluate
+    monkeypatch.setitem(sys.modules, "retune_jax.evaluate", stub)
+    monkeypatch.setattr("retune_jax.evaluate", stub, raising=False)
+    return calls
+
+
+def end(workdir, config):
+    """What a run has come to: its last step and its parameters and optimizer state, by checkpoint."""
+    checkpoints = runs.Checkpoints(workdir, keep=None)
+    step = checkpoints.latest_step()
+    found = checkpoints.manager.restore(step)
+    checkpoints.close()
+    return step, {"params": found["params"], "optimizer": found["optimizer"], "data": found["data"]}
+
+
+def metrics(workdir):
+    lines = [json.loads(line) for line in (workdir / runs.METRICS).read_text().splitlines()]
+    measured = ("tokens_per_s", "time")  # the others are a function of the configuration
+    return [{key: value for key, value in line.items() if key not in measured} for line in lines]
+
+
+def written(workdir):
+    files = (path for path in workdir.rglob("*") if path.is_file() and path.name != runs.CONFIG)
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def assert_same_end(left, right):
+    (left_step, left), (right_step, right) = left, right
+    assert left_step == right_step
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right)):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(shared, tmp_path_factory):
+    """Filled by the first test that needs it: the folder of a run that nothing disturbed."""
+    return tmp_path_factory.mktemp("uninterrupted") / "run"
+
+
+@pytest.fixture
+def whole(uninterrupted, config):
+    if not uninterrupted.exists():
+        loop.train(config, uninterrupted)
+    return uninterrupted
+
+
+def test_a_run_learns_evaluates_and_leaves_its_files(whole, config):
+    lines = metrics(whole)
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert all(0 < line["fill"] <= 1 and line["target_tokens"] > 0 and line["grad_norm"] > 0 for line in lines)
+    assert sorted(path.name for path in whole.iterdir()) == ["checkpoints", "config.json", "eval.json", "metrics.jsonl"]
+    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["6", "8"]
+    assert runs.read_config(whole).to_dict() == config.to_dict()
+
+
+def test_a_finished_run_says_so_and_does_nothing(whole, config, evaluated, capfd):
+    before = written(whole)
+    loop.train(config, whole)
+    assert "has all its 8 steps" in capfd.readouterr().err
+    assert evaluated == []
+    assert written(whole) == before
+
+
+def test_a_finished_run_without_an_evaluation_is_evaluated(whole, config, evaluated):
+    (whole / runs.EVAL).unlink()
+    loop.train(config, whole)
+    assert evaluated == [whole]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_same_command_ends_bit_for_bit_alike(
+    number, code, whole, config, tmp_path, monkeypatch, capfd
+):
+    step_of = log.Log.step
+
+    def step_then_signal(self, step, metrics):
+        step_of(self, step, metrics)
+        if step == 5:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(log.Log, "step", step_then_signal)
+    with pytest.raises(SystemExit) as stopped:
+        loop.train(config, tmp_path)
+    assert stopped.value.code == code
+    assert "stopped after step 5" in capfd.readouterr().err
+    assert not (tmp_path / runs.EVAL).exists()
+    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "retune_jax.evaluate", types.SimpleNamespace(evaluate=lambda **_: None))
+        patch.setattr("retune_jax.evaluate", types.SimpleNamespace(evaluate=lambda **_: None), raising=False)
+        loop.train(config, tmp_path)
+    assert_same_end(end(tmp_path, config), end(whole, config))
+    assert metrics(tmp_path) == metrics(whole)
+
+
+STUBBED = """
+import sys, types
+from pathlib import Path
+import retune_jax
+retune_jax.evaluate = sys.modules["retune_jax.evaluate"] = types.SimpleNamespace(evaluate=lambda **_: None)
+from retune_jax import config
+from retune_jax.training import loop, log
+import time
+step = log.Log.step
+log.Log.step = lambda *arguments: (step(*arguments), time.sleep(0.3))
+loop.train(config.read(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_process_goes_on_from_its_last_checkpoint_bit_for_bit_alike(whole, config, tmp_path):
+    recipes.write(config, tmp_path / "config.json")
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-c", STUBBED, str(tmp_path / "config.json"), str(workdir)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 90
+        while not (workdir / runs.METRICS).exists() or len((workdir / runs.METRICS).read_text().splitlines()) < 4:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.kill()
+    with (workdir / runs.METRICS).open("a") as file:
+        file.write('{"step": 5, "lo')  # a line that the kill cut off
+    loop.train(config, workdir)
+    assert_same_end(end(workdir, config), end(whole, config))
+    assert metrics(workdir) == metrics(whole)
+
+
+def test_more_steps_go_on_and_the_old_evaluation_goes(whole, config, tmp_path, evaluated):
+    config.train.update({"steps": 3, "schedule": "constant"})
+    loop.train(config, tmp_path)
+    config.train.steps = 4
+    loop.train(config, tmp_path)
+    assert end(tmp_path, config)[0] == 4
+    assert evaluated == [tmp_path, tmp_path]
+
+
+def test_only_the_adapter_is_trained_and_saved(whole, config, shared):
+    _, saved = end(whole, config)
+    names = {sharding.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(saved["params"])}
+    assert names and all("/lora/" in name for name in names)
+    mesh = sharding.make_mesh(-1, 1, 1)
+    _, model, _ = runs.load_model(whole, mesh)
+    base = weights.assemble(weights.load_base(str(shared / "base"), "tiny"), None, remat="none", seed=0, mesh=mesh)
+    _, frozen = nnx.split(model, runs.LoRAParam, ...)[1:]
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(frozen), nnx.to_pure_dict(nnx.state(base)))
+    moved = [np.abs(x).max() for x in jax.tree.leaves(saved["params"])]
+    assert all(size > 0 for size in moved)
+
+
+def test_all_weights_are_trained_where_there_is_no_adapter(config, tmp_path, shared):
+    config.lora.rank = 0
+    config.train.update({"steps": 2})
+    loop.train(config, tmp_path)
+    before, after = (weights.load_base(str(folder), "tiny") for folder in (shared / "base", tmp_path / "base"))
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, after.params)
+    assert all(jax.tree.leaves(changed))
+    _, model, _ = runs.load_model(tmp_path, sharding.make_mesh(-1, 1, 1))
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(nnx.state(model)), after.params)
+
+
+def test_every_mesh_gives_the_same_losses(whole, config, tmp_path):
+    config.mesh.update({"data": 1, "fsdp": 2, "tensor": 2})
+    config.train.steps = 8
+    loop.train(config, tmp_path)
+    here, there = ([line["loss"] for line in metrics(folder)] for folder in (tmp_path, whole))
+    np.testing.assert_allclose(here, there, rtol=2e-4)
+
+
+def test_a_loss_that_is_no_number_stops_with_one_line(config, tmp_path, monkeypatch):
+    config.train.update({"learning_rate": 1e30, "clip": 1e30, "save_every": 1, "schedule": "constant", "warmup": 0})
+    with pytest.raises(SystemExit) as stopped:
+        loop.train(config, tmp_path)
+    assert "is not a finite number; the last checkpoint is of step " in stopped.value.code
+    step = end(tmp_path, config)[0]
+    assert f"the loss of step {step + 1} " in stopped.value.code
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"mesh.fsdp": 3}, "does not fit 4 devices"),
+        ({"train.rows": 6}, "do not divide over 4 devices"),
+        ({"base": "/nowhere"}, "/nowhere"),
+        ({"decode.window": 20}, "config.decode.window"),
+        ({"train.schedule": "steps"}, "config.train.schedule"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_written(config, tmp_path, change, words):
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=words):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_method_in_a_used_folder_is_refused(whole, config):
+    config.method = "scratchpad"
+    before = sorted(whole.rglob("*"))
+    with pytest.raises(UserError, match="method=retune, not scratchpad"):
+        loop.train(config, whole)
+    assert sorted(whole.rglob("*")) == before
+    assert runs.read_config(whole).method == "retune"
