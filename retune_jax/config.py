@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_dict
 from retune_jax import tasks
 from retune_jax.errors import UserError
 
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "linear", "cosine")
 LOSSES = ("sum", "mean")
 PRETRAINING = "base"  # stands where the task's name does
@@ -68,10 +69,12 @@ def pretraining(arguments: str) -> ConfigDict:
     config.base = "random"
     config.lora.rank = 0
     config.data = {
-        "sequence_length": 512,
-        "examples": 1_000_000,
-        "curriculum": ((0, 4), (1_000_000, 72)),  # (example, longest list), in order
+        "sequence_length": 128,
+        "context_length": 128,
+        "examples": 10_000_000,
+        "curriculum": ((0, 4),),  # (example, longest list), in order
     }
+    config.train.update({"optimizer": "muon", "learning_rate": 2e-2, "schedule": "constant", "loss": "sum"})
     return config.lock()
 
 
@@ -94,11 +97,13 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "dir": "~/.cache/retune_jax/data",  # prepared training sets, shared by runs
                 "scale": 0.05,  # of the paper's number of examples
                 "sequence_length": 512,  # tokens of a packed row
+                "context_length": 512,  # of the longest context; attention looks no farther
             },
             "train": {
                 "steps": 600,
                 "rows": 16,  # packed rows a step, over all devices and micro-batches
                 "accumulate": 1,  # micro-batches a step
+                "optimizer": "adamw",  # or "muon"
                 "learning_rate": 3e-3,
                 "schedule": "cosine",  # after the warm-up: to 0 at the last step, or "linear", or "constant"
                 "warmup": 20,  # steps from 0 to the full rate
@@ -135,7 +140,7 @@ def _paper(config: ConfigDict):
     """Turns the small recipe into the paper's for LLaMA 7B and 13B (Pasewark et al., 2024, and their released code)."""
     config.base = config_dict.placeholder(str)  # LLaMA's weights have to be brought
     config.lora.update({"rank": 64, "alpha": 64.0, "dropout": 0.05, "targets": "q,k,v,o"})
-    config.data.update({"scale": 1.0, "sequence_length": 2048})
+    config.data.update({"scale": 1.0, "sequence_length": 2048, "context_length": 2048})
     config.train.update(
         {
             "steps": 3900,  # 500,000 segments, 128 a step
@@ -172,6 +177,7 @@ def validate(config: ConfigDict):
     _one_of(config, "model", presets.PRESETS)
     _one_of(config, "task", [*tasks.names(), PRETRAINING])
     _one_of(config, "method", ["corpus"] if config.task == PRETRAINING else tasks.METHODS)
+    _one_of(config, "train.optimizer", OPTIMIZERS)
     _one_of(config, "train.schedule", SCHEDULES)
     _one_of(config, "train.loss", LOSSES)
     _one_of(config, "train.remat", llama.REMAT_POLICIES)
@@ -194,6 +200,8 @@ def validate(config: ConfigDict):
         raise UserError(f"config.train.rows: {config.train.rows} rows do not divide by {config.train.accumulate}")
     if config.task == PRETRAINING:
         return
+    if config.decode.opening != tasks.get(config.task).opening(config.method):
+        raise UserError(f"config.method: set it as the file's argument: --config=FILE.py:method={config.method}")
     _above(config, "data.scale", 0)
     if config.data.scale > 1:
         raise UserError(f"config.data.scale: {config.data.scale} is more than 1, the paper's size")

@@ -97,3 +97,42 @@ def train(texts, output: pathlib.Path, vocab_size: int) -> None:
             hard_vocab_limit=True,
             minloglevel=2,
         )
+
+
+def lines(examples: int, problems: int):
+    """The text that the tiny tokenizer is trained on: the base's corpus, and short problems of all tasks and methods."""
+    import numpy as np
+
+    from retune_jax import tasks
+    from retune_jax.data.corpus import Corpus
+
+    corpus = Corpus(seed=1, examples=examples, curriculum=((0, 12),))
+    for i in range(examples):
+        yield from _lines(corpus[i]["inputs"], corpus[i]["outputs"])
+    rng = np.random.default_rng(0)
+    for task in map(tasks.get, ("addition", "dynamic_programming", "parity")):
+        for method in tasks.METHODS:
+            for length in rng.integers(2, 9, problems).tolist():
+                for context in task.written(task.sample(rng, length), method).walk():
+                    yield from _lines(context.inputs(task.opening(method)), context.outputs())
+
+
+def _lines(inputs, outputs):
+    text = "".join(before + output for before, output in zip(inputs, outputs))
+    return filter(None, text.split(NEWLINE))
+
+
+def main(arguments: list[str]):
+    """The command line: trains the tiny tokenizer."""
+    cli.no_arguments(arguments)
+    train(lines(examples=20_000, problems=300), pathlib.Path(OUTPUT.value), VOCAB_SIZE.value)
+
+
+if __name__ == "__main__":
+    from absl import flags
+
+    from retune_jax import cli
+
+    OUTPUT = flags.DEFINE_string("output", None, "The model file to write.", required=True)
+    VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 512, "Pieces, the 256 bytes included.")
+    cli.run(main)

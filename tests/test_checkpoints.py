@@ -167,7 +167,7 @@ def mesh():
 def base_folder(tmp_path_factory, mesh):
     folder = tmp_path_factory.mktemp("weights") / "base"
     random = weights.Base(SHAPE, None, tokenizer.tiny())
-    model = weights.assemble(random, None, remat="none", seed=0, mesh=mesh)
+    model = weights.assemble(random, None, remat="none", context_length=None, seed=0, mesh=mesh)
     weights.save_base(folder, SHAPE, nnx.to_pure_dict(nnx.state(model)), tokenizer.tiny().path)
     return folder
 
@@ -175,14 +175,18 @@ def base_folder(tmp_path_factory, mesh):
 def test_a_base_comes_back_bit_for_bit_in_its_own_dtype(base_folder, mesh):
     base = weights.load_base(str(base_folder), "tiny")
     assert base.shape == SHAPE and base.tokenizer.pieces == tokenizer.tiny().pieces
-    model = weights.assemble(base, LORA, remat="none", seed=1, mesh=mesh)
+    model = weights.assemble(base, LORA, remat="none", context_length=None, seed=1, mesh=mesh)
     _, frozen = nnx.split(model, LoRAParam, ...)[1:]
-    random = weights.assemble(weights.Base(SHAPE, None, base.tokenizer), None, remat="none", seed=0, mesh=mesh)
+    random = weights.assemble(
+        weights.Base(SHAPE, None, base.tokenizer), None, remat="none", context_length=None, seed=0, mesh=mesh
+    )
     assert_same(nnx.to_pure_dict(frozen), nnx.to_pure_dict(nnx.state(random)))
 
 
 def test_assembled_arrays_lie_as_the_sharding_table_says(base_folder, mesh):
-    model = weights.assemble(weights.load_base(str(base_folder), "tiny"), LORA, remat="none", seed=1, mesh=mesh)
+    model = weights.assemble(
+        weights.load_base(str(base_folder), "tiny"), LORA, remat="none", context_length=None, seed=1, mesh=mesh
+    )
     flat = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model)), sep="/")
     for name, array in flat.items():
         assert array.sharding.spec == sharding.spec_of(name, array.shape, mesh), name
@@ -192,7 +196,9 @@ def test_a_fresh_adapter_depends_on_its_seed_and_not_on_the_mesh(base_folder, me
     base = weights.load_base(str(base_folder), "tiny")
 
     def adapter(seed, mesh):
-        return nnx.to_pure_dict(nnx.state(weights.assemble(base, LORA, remat="none", seed=seed, mesh=mesh), LoRAParam))
+        return nnx.to_pure_dict(
+            nnx.state(weights.assemble(base, LORA, remat="none", context_length=None, seed=seed, mesh=mesh), LoRAParam)
+        )
 
     one = adapter(1, mesh)
     assert_same(one, adapter(1, sharding.make_mesh(4, 1, 1)))
@@ -219,4 +225,4 @@ def test_weights_of_another_shape_are_named(base_folder, tmp_path, mesh):
     shutil.copytree(base_folder, folder)
     (folder / "model.json").write_text((folder / "model.json").read_text().replace('"hidden": 16', '"hidden": 32'))
     with pytest.raises(UserError, match="kernel"):
-        weights.assemble(weights.load_base(str(folder), "tiny"), None, remat="none", seed=0, mesh=mesh)
+        weights.assemble(weights.load_base(str(folder), "tiny"), None, remat="none", context_length=None, seed=0, mesh=mesh)

@@ -80,14 +80,19 @@ def test_wrong_values_are_named(path, value):
     assert "\n" not in str(error.value)
 
 
+def test_a_method_that_comes_too_late_for_its_recipe_is_refused():
+    config = recipes.recipe("", task="parity")
+    config.method = "baseline"
+    with pytest.raises(UserError, match=r"FILE\.py:method=baseline"):
+        recipes.validate(config)
+
+
 def test_a_model_without_weights_asks_for_them():
     with pytest.raises(UserError, match=r"--config\.base=DIR"):
         recipes.validate(recipes.recipe("model=llama_7b", task="parity"))
 
 
-@pytest.mark.parametrize(
-    "text, lengths", [("1:4", [1, 2, 3, 4]), ("7", [7]), ("8,2:3", [2, 3, 8]), ("2:3,3:4", [2, 3, 4])]
-)
+@pytest.mark.parametrize("text, lengths", [("1:4", [1, 2, 3, 4]), ("7", [7]), ("8,2:3", [2, 3, 8]), ("2:3,3:4", [2, 3, 4])])
 def test_lengths_are_read(text, lengths):
     assert recipes.read_lengths(text) == lengths
 

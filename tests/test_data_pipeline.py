@@ -125,9 +125,7 @@ def test_restored_iterator_goes_on_bit_for_bit(shuffle, parity, stream):
 
 
 def test_order_is_a_function_of_the_seed(parity, stream):
-    first, again, other = (
-        [next(b) for _ in range(4)] for b in (stream(parity), stream(parity), stream(parity, seed=1))
-    )
+    first, again, other = ([next(b) for _ in range(4)] for b in (stream(parity), stream(parity), stream(parity, seed=1)))
     assert same(first, again)
     assert not same(first, other)
 

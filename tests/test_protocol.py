@@ -14,9 +14,7 @@ UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 
 LEAF = Context("2 + 3", (Segment(" Carry 0, Output 5"),))
 TWO_CALLS = Context("top", (Segment(" Call: 2 + 3\n", LEAF), Segment(" Call: b\n", LEAF), Segment(" done")))
-BEFORE_THE_LAST = (
-    " top\nSolution: Call: 2 + 3\nReturn: Carry 0, Output 5\nAnswer: Call: b\nReturn: Carry 0, Output 5\nAnswer:"
-)
+BEFORE_THE_LAST = " top\nSolution: Call: 2 + 3\nReturn: Carry 0, Output 5\nAnswer: Call: b\nReturn: Carry 0, Output 5\nAnswer:"
 
 
 def test_the_worked_example_of_the_module_is_true():

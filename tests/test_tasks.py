@@ -37,9 +37,7 @@ def numbers(most):
 PROBLEMS = {
     "addition": st.tuples(numbers(60), numbers(60)).map(lambda pair: ADDITION.parse(f"{pair[0]} + {pair[1]}")),
     "parity": st.lists(st.integers(0, 1), min_size=1, max_size=40).map(tuple),
-    "dynamic_programming": st.lists(st.integers(-5, 5), min_size=1, max_size=24).map(
-        lambda items: Choose(tuple(items))
-    ),
+    "dynamic_programming": st.lists(st.integers(-5, 5), min_size=1, max_size=24).map(lambda items: Choose(tuple(items))),
 }
 ANY_PROBLEM = st.sampled_from(tasks.names()).flatmap(lambda name: st.tuples(st.just(tasks.get(name)), PROBLEMS[name]))
 ANY_METHOD = st.sampled_from(tasks.METHODS)

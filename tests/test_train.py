@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import jax
@@ -55,7 +54,7 @@ def config(shared):
     config = recipes.recipe("", task="parity")
     config.base = str(shared / "base")
     config.lora.update({"rank": 2, "dropout": 0.1, "targets": "q,v,down"})
-    config.data.update({"dir": str(shared / "data"), "scale": 0.001, "sequence_length": 128})
+    config.data.update({"dir": str(shared / "data"), "scale": 0.001, "sequence_length": 128, "context_length": 128})
     config.train.update({"steps": 8, "rows": 8, "log_every": 1, "save_every": 3, "warmup": 2})
     config.eval.lengths = "1:3"
     return config
@@ -70,10 +69,7 @@ def evaluated(monkeypatch):
         calls.append(workdir)
         (workdir / runs.EVAL).write_text("{}")
 
-    stub = types.ModuleType("retune_jax.evaluate")
-    stub.evaluate = evaluate
-    monkeypatch.setitem(sys.modules, "retune_jax.evaluate", stub)
-    monkeypatch.setattr("retune_jax.evaluate", stub, raising=False)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     return calls
 
 
@@ -143,9 +139,7 @@ def test_a_finished_run_without_an_evaluation_is_evaluated(whole, config, evalua
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_the_same_command_ends_bit_for_bit_alike(
-    number, code, whole, config, tmp_path, monkeypatch, capfd
-):
+def test_a_signal_saves_and_the_same_command_ends_bit_for_bit_alike(number, code, whole, config, tmp_path, monkeypatch, capfd):
     step_of = log.Log.step
 
     def step_then_signal(self, step, metrics):
@@ -161,21 +155,17 @@ def test_a_signal_saves_and_the_same_command_ends_bit_for_bit_alike(
     assert not (tmp_path / runs.EVAL).exists()
     monkeypatch.undo()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "retune_jax.evaluate", types.SimpleNamespace(evaluate=lambda **_: None))
-        patch.setattr("retune_jax.evaluate", types.SimpleNamespace(evaluate=lambda **_: None), raising=False)
+        patch.setattr(loop, "evaluate", lambda **_: None)
         loop.train(config, tmp_path)
     assert_same_end(end(tmp_path, config), end(whole, config))
     assert metrics(tmp_path) == metrics(whole)
 
 
-STUBBED = """
-import sys, types
+SLOW = """
+import sys, time
 from pathlib import Path
-import retune_jax
-retune_jax.evaluate = sys.modules["retune_jax.evaluate"] = types.SimpleNamespace(evaluate=lambda **_: None)
 from retune_jax import config
-from retune_jax.training import loop, log
-import time
+from retune_jax.training import log, loop
 step = log.Log.step
 log.Log.step = lambda *arguments: (step(*arguments), time.sleep(0.3))
 loop.train(config.read(Path(sys.argv[1])), Path(sys.argv[2]))
@@ -185,7 +175,7 @@ loop.train(config.read(Path(sys.argv[1])), Path(sys.argv[2]))
 def test_a_killed_process_goes_on_from_its_last_checkpoint_bit_for_bit_alike(whole, config, tmp_path):
     recipes.write(config, tmp_path / "config.json")
     workdir = tmp_path / "run"
-    command = [sys.executable, "-c", STUBBED, str(tmp_path / "config.json"), str(workdir)]
+    command = [sys.executable, "-c", SLOW, str(tmp_path / "config.json"), str(workdir)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 90
         while not (workdir / runs.METRICS).exists() or len((workdir / runs.METRICS).read_text().splitlines()) < 4:
@@ -214,7 +204,9 @@ def test_only_the_adapter_is_trained_and_saved(whole, config, shared):
     assert names and all("/lora/" in name for name in names)
     mesh = sharding.make_mesh(-1, 1, 1)
     _, model, _ = runs.load_model(whole, mesh)
-    base = weights.assemble(weights.load_base(str(shared / "base"), "tiny"), None, remat="none", seed=0, mesh=mesh)
+    base = weights.assemble(
+        weights.load_base(str(shared / "base"), "tiny"), None, remat="none", context_length=None, seed=0, mesh=mesh
+    )
     _, frozen = nnx.split(model, runs.LoRAParam, ...)[1:]
     jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(frozen), nnx.to_pure_dict(nnx.state(base)))
     moved = [np.abs(x).max() for x in jax.tree.leaves(saved["params"])]

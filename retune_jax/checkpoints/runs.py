@@ -15,6 +15,7 @@ import io
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -59,11 +60,17 @@ def check(workdir: Path, config: ConfigDict):
 
 def claim(workdir: Path, config: ConfigDict):
     """Makes the folder and writes `config` into it."""
+    claim_folder(workdir)
+    recipes.write(config, workdir / CONFIG)
+
+
+def claim_folder(folder: Path):
+    """Makes a folder, or sees that files can be made in it; a `UserError` says why not."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        recipes.write(config, workdir / CONFIG)
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(f"{workdir} cannot be written to: {error.strerror}") from error
+        raise UserError(f"{folder} cannot be written to: {error.strerror}") from error
 
 
 def drop_results(workdir: Path):
@@ -83,9 +90,7 @@ class Checkpoints:
     def __init__(self, workdir: Path, *, keep: int | None):
         self.folder = (workdir / CHECKPOINTS).absolute()
         self.writes = keep is not None
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=self.writes, cleanup_tmp_directories=self.writes
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=self.writes, cleanup_tmp_directories=self.writes)
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest_step(self) -> int | None:
@@ -114,8 +119,7 @@ class Checkpoints:
             UserError: there are checkpoints, but all are damaged.
         """
         wanted = {
-            name: ocp.args.JsonRestore() if tree is None else ocp.args.StandardRestore(tree)
-            for name, tree in like.items()
+            name: ocp.args.JsonRestore() if tree is None else ocp.args.StandardRestore(tree) for name, tree in like.items()
         }
         steps = sorted(self.manager.all_steps(), reverse=True)
         for step in steps:
@@ -160,7 +164,7 @@ def load_model(workdir: Path, mesh: jax.sharding.Mesh) -> tuple[ConfigDict, Llam
     config = read_config(workdir)
     base = weights.load_base(config.base, config.model)
     lora = weights.lora_config(config.lora)
-    model = weights.assemble(base, lora, remat="none", seed=config.seed, mesh=mesh)
+    model = weights.assemble(base, lora, remat="none", context_length=None, seed=config.seed, mesh=mesh)
     graphdef, params, rest = nnx.split(model, trained(lora), ...)
     if not (workdir / CHECKPOINTS).is_dir():
         raise UserError(f"{workdir} has no checkpoint yet: train it first")

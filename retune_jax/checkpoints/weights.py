@@ -106,14 +106,16 @@ def lora_config(config) -> LoraConfig | None:
     return LoraConfig(config.rank, config.alpha, config.dropout, tuple(config.targets.split(",")))
 
 
-def assemble(base: Base, lora: LoraConfig | None, *, remat: str, seed: int, mesh: jax.sharding.Mesh) -> Llama:
+def assemble(
+    base: Base, lora: LoraConfig | None, *, remat: str, context_length: int | None, seed: int, mesh: jax.sharding.Mesh
+) -> Llama:
     """The model on the mesh: the base's weights, and an adapter fresh from `seed`, laid out by models/sharding.py.
 
     Nothing is drawn that is not used: XLA leaves the base's random weights out where only the adapter is asked for.
     """
 
     def initial(key):
-        return Llama(base.shape, lora, remat=remat, rngs=nnx.Rngs(params=key))
+        return Llama(base.shape, lora, remat=remat, context_length=context_length, rngs=nnx.Rngs(params=key))
 
     key = jax.random.key(seed)
     graphdef, adapter, weights = nnx.split(nnx.eval_shape(initial, key), LoRAParam, ...)

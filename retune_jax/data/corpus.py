@@ -75,7 +75,7 @@ class _Draft:
 def _rewrite(rng: random.Random, length: int, draft: _Draft):
     """A sentence with one or two lists, to be written again without their first items, or whole; then, perhaps, questions."""
     lists = [_items(rng, length)]
-    if length <= 30 and rng.random() < 0.2:
+    if length <= 24 and rng.random() < 0.2:
         lists.append(_items(rng, rng.randint(max(1, length - 1), length)))
     state = rng.getstate()
     text = _sentence(rng, *map(_shown, lists))
@@ -184,7 +184,7 @@ def _same(rng):
 def _facts(rng: random.Random, length: int, draft: _Draft):
     """Several one-digit facts; at times their numbers stand on lines of their own, apart from the question."""
     before = " "
-    for _ in range(rng.randint(2, 6)):
+    for _ in range(rng.randint(1, 3)):
         numbers, form, value = rng.choice((_xor, _xor, _xor, _sum, _sum, _max, _signed_sum, _same))(rng)
         if rng.random() < 0.5:
             question = f"{form.format(*numbers)}\n{_noise(rng)}Value:"

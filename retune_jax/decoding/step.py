@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from retune_jax.decoding import draft
 from retune_jax.decoding.config import DecoderConfig
 from retune_jax.decoding.reading import Words
-from retune_jax.decoding.state import CONTEXT_FULL, ENDED, RUNNING, TOKEN_BUDGET, Slots, pick, take
+from retune_jax.decoding.state import CONTEXT_FULL, ENDED, RUNNING, TOKEN_BUDGET, Slots, mix, pick, take
 
 
 def step(model, words: Words, config: DecoderConfig, slots: Slots, cache):
@@ -45,21 +45,23 @@ def step(model, words: Words, config: DecoderConfig, slots: Slots, cache):
 def choose(config: DecoderConfig, slots: Slots, logits_BCV, at_BC):
     """The token for each window index `at`: the likeliest, or a draw that depends on nothing but which token it is.
 
-    A draw's key is folded from the seed, the problem, the context's path in the tree of calls and the index. The same token
-    is drawn whatever the slot, the neighbours or the schedule, and whether it was guessed or not, so that checking a
-    guess against it keeps the distribution exactly.
+    A draw's noise is a hash of the seed, the problem, the context's path in the tree of calls, the index and the token. The same
+    token is drawn whatever the slot, the neighbours or the schedule, and whether it was guessed or not, so that checking a
+    guess against it keeps the distribution exactly. The largest of logits / temperature + Gumbel noise is such a draw.
     """
     if config.temperature == 0:
         return jnp.argmax(logits_BCV, axis=-1).astype(jnp.int32)
-    seed = jax.random.key(config.seed)
-
-    def draw(problem, path, at_C, logits_CV):
-        context = jax.random.fold_in(jax.random.fold_in(seed, problem), path)
-        keys_C = jax.vmap(jax.random.fold_in, (None, 0))(context, at_C)
-        return jax.vmap(jax.random.categorical)(keys_C, logits_CV / config.temperature)
-
-    path_B = pick(slots.path_BF, slots.depth_B)
-    return jax.vmap(draw)(slots.problem_B, path_B, at_BC, logits_BCV).astype(jnp.int32)
+    # A counter-based generator (Salmon et al., 2011) with a hash in place of a cipher: it fuses with the maximum, so that no
+    # noise of the size of the logits is ever stored.
+    key_B = jnp.uint32(config.seed % 2**32)
+    for part_B in (slots.problem_B, pick(slots.path_BF, slots.depth_B)):
+        key_B = mix(key_B * jnp.uint32(0x9E3779B1) + part_B.astype(jnp.uint32) + 1)
+    key_BC = mix(key_B[:, None] * jnp.uint32(0x9E3779B1) + at_BC.astype(jnp.uint32))
+    token_V = mix(jnp.arange(logits_BCV.shape[-1], dtype=jnp.uint32) + 1)
+    bits_BCV = mix(mix(key_BC[..., None] ^ token_V) + key_BC[..., None])
+    uniform_BCV = ((bits_BCV >> 9).astype(jnp.float32) + 0.5) * 2.0**-23  # strictly between 0 and 1
+    noise_BCV = -jnp.log(-jnp.log(uniform_BCV))
+    return jnp.argmax(logits_BCV / config.temperature + noise_BCV, axis=-1).astype(jnp.int32)
 
 
 def accept(words: Words, config: DecoderConfig, slots: Slots, chosen_BC) -> Slots:

@@ -12,7 +12,7 @@ The model is called in two ways, with the same weights and the same layer code:
   an explicit cache that is passed in and handed back. In decoding a token's position is its index in the cache's window.
 
 Shape suffixes: B batch (rows or slots), T tokens of a row, C tokens of a step, W window (cache length), D model width,
-H query heads, K key-value heads, G queries per key-value head (H = K·G), E head width, F feed-forward width, V vocabulary.
+N blocks of Q queries and S keys, H query heads, K key-value heads, G queries per key-value head (H = K·G), E head width, F feed-forward width, V vocabulary.
 """
 
 import dataclasses
@@ -67,6 +67,39 @@ def rotate(x_BxTxNxE, positions_BxT, theta):
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BxTxNxE.dtype)
 
 
+def within_reach(x_BxTx___, block: int):
+    """What the queries of each block may have to look at: [B, T, …] to [N, S, …], a block with the one before it."""
+    batch, length, *rest = x_BxTx___.shape
+    if block == length:
+        return x_BxTx___
+    own = x_BxTx___.reshape(batch, length // block, block, *rest)
+    before = jnp.pad(own[:, :-1], ((0, 0), (1, 0), *((0, 0),) * (own.ndim - 2)))
+    return jnp.concatenate([before, own], axis=2).reshape(-1, 2 * block, *rest)
+
+
+def local_mask(segment_ids_BxT, context_length: int | None):
+    """Which token attends to which, [N, Q, S]: to its own segment, and not ahead.
+
+    A packed row holds many contexts, and most of a T x T attention would be masked. Where no context is longer than a
+    block, a token's segment lies in its own block and the one before, and it is enough to look at these two.
+
+    Args:
+        segment_ids_BxT: of packed rows; 0 is padding.
+        context_length: an upper bound of the contexts' lengths; None attends over whole rows.
+
+    Returns:
+        A boolean mask of N = B · T/Q blocks of Q queries and S keys, which `within_reach` puts in the same order.
+    """
+    batch, length = segment_ids_BxT.shape
+    block = length
+    if context_length is not None and 2 * context_length < length and length % context_length == 0:
+        block = context_length
+    places_BxT = jnp.broadcast_to(jnp.arange(length) + 1, (batch, length))  # 0 stands before the row
+    queries = segment_ids_BxT.reshape(-1, block, 1), places_BxT.reshape(-1, block, 1)
+    keys = within_reach(segment_ids_BxT, block)[:, None], within_reach(places_BxT, block)[:, None]
+    return (queries[0] == keys[0]) & (queries[1] >= keys[1]) & (keys[1] > 0)
+
+
 class RMSNorm(nnx.Module):
     """x / rms(x) · scale, computed in float32."""
 
@@ -103,14 +136,16 @@ class Attention(nnx.Module):
         k = rotate(k, positions_BxT, c.rope_theta)
         return q.reshape(batch, length, c.kv_heads, c.heads // c.kv_heads, c.head_width), k, v
 
-    def __call__(self, x_BxTxD, positions_BxT, mask_BxTxT, keys):
-        """Attention of a row to itself, where the mask allows."""
+    def __call__(self, x_BxTxD, positions_BxT, mask_NxQxS, keys):
+        """Attention of rows to themselves, block by block, where the mask that `local_mask` made allows."""
         with jax.named_scope("attention"):
             q, k, v = self.project(x_BxTxD, positions_BxT, keys)
-            scores_BxKxGxTxS = jnp.einsum("btkge,bske->bkgts", q, k, preferred_element_type=jnp.float32)
-            scores_BxKxGxTxS = jnp.where(mask_BxTxT[:, None, None], scores_BxKxGxTxS, -1e30)
-            shares = jax.nn.softmax(scores_BxKxGxTxS, axis=-1).astype(v.dtype)
-            mixed = jnp.einsum("bkgts,bske->btkge", shares, v)
+            block = mask_NxQxS.shape[1]
+            q, k, v = q.reshape(-1, block, *q.shape[2:]), within_reach(k, block), within_reach(v, block)
+            scores_NxKxGxQxS = jnp.einsum("nqkge,nske->nkgqs", q, k, preferred_element_type=jnp.float32)
+            scores_NxKxGxQxS = jnp.where(mask_NxQxS[:, None, None], scores_NxKxGxQxS, -1e30)
+            shares = jax.nn.softmax(scores_NxKxGxQxS, axis=-1).astype(v.dtype)
+            mixed = jnp.einsum("nkgqs,nske->nqkge", shares, v)
             return self.o(mixed.reshape(*x_BxTxD.shape[:2], -1), keys[3])
 
     def step(self, x_BxCxD, start_B, cached_k_BxKxWxE, cached_v_BxKxWxE):
@@ -162,10 +197,10 @@ class Layer(nnx.Module):
         self.feed_forward_norm = RMSNorm(config.width, config.norm_epsilon, param_dtype=param_dtype)
         self.feed_forward = FeedForward(config, projection)
 
-    def __call__(self, x_BxTxD, positions_BxT, mask_BxTxT, dropout_key):
+    def __call__(self, x_BxTxD, positions_BxT, mask_NxQxS, dropout_key):
         """The layer on whole rows."""
         keys = (None,) * 7 if dropout_key is None else jax.random.split(dropout_key, 7)
-        x_BxTxD += self.attention(self.attention_norm(x_BxTxD), positions_BxT, mask_BxTxT, keys[:4])
+        x_BxTxD += self.attention(self.attention_norm(x_BxTxD), positions_BxT, mask_NxQxS, keys[:4])
         return x_BxTxD + self.feed_forward(self.feed_forward_norm(x_BxTxD), keys[4:])
 
     def step(self, x_BxCxD, start_B, cached_k, cached_v):
@@ -178,7 +213,15 @@ class Layer(nnx.Module):
 class Llama(nnx.Module):
     """A LLaMA-family language model, with LoRA adapters where `lora` asks for them."""
 
-    def __init__(self, config: LlamaConfig, lora: LoraConfig | None, *, remat: str, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: LlamaConfig,
+        lora: LoraConfig | None,
+        *,
+        remat: str,
+        rngs: nnx.Rngs,
+        context_length: int | None = None,
+    ):
         """Makes a model with random weights; under `nnx.eval_shape`, only its shapes.
 
         Args:
@@ -186,6 +229,7 @@ class Llama(nnx.Module):
             lora: the adapters' shape, or None for a model without.
             remat: which of a layer's values the backward pass keeps: a name out of `REMAT_POLICIES`.
             rngs: the stream `params` draws the weights.
+            context_length: a promise that no context of a packed row is longer, which makes attention cheaper.
         """
         param_dtype = jnp.dtype(config.param_dtype)
         table = jax.random.normal(rngs.params(), (config.vocab_size, config.width), param_dtype)
@@ -205,6 +249,7 @@ class Llama(nnx.Module):
         self.head = nnx.data(head)
         self.config = config
         self.remat = remat
+        self.context_length = context_length
 
     def embed(self, tokens):
         """Token ids [...] to the stream [..., D]."""
@@ -227,14 +272,12 @@ class Llama(nnx.Module):
             segment_ids_BxT: int32; attention stays within equal ids and never looks ahead.
             dropout_key: a PRNG key turns the adapters' dropout on.
         """
-        length = tokens_BxT.shape[1]
-        same_BxTxT = segment_ids_BxT[:, :, None] == segment_ids_BxT[:, None, :]
-        mask_BxTxT = same_BxTxT & jnp.tri(length, dtype=bool)
+        mask_NxQxS = local_mask(segment_ids_BxT, self.context_length)
         graphdef, state = nnx.split(self.layers)
 
         def body(x, layer):
             state, key = layer
-            return nnx.merge(graphdef, state)(x, positions_BxT, mask_BxTxT, key), None
+            return nnx.merge(graphdef, state)(x, positions_BxT, mask_NxQxS, key), None
 
         if REMAT_POLICIES[self.remat] is not None:
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)

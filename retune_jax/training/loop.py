@@ -18,6 +18,7 @@ from retune_jax import config as recipes
 from retune_jax.checkpoints import runs, weights
 from retune_jax.data import builder, pipeline
 from retune_jax.data.corpus import Corpus
+from retune_jax.evaluation.run import evaluate
 from retune_jax.models import sharding
 from retune_jax.training import loss, optimizer
 from retune_jax.training.log import Diverged, Log
@@ -57,7 +58,14 @@ def train(config: ConfigDict, workdir: Path):
 
     # --- Model and optimizer: `params` is what is trained, `frozen` the rest. ---
     lora = weights.lora_config(config.lora)
-    model = weights.assemble(base, lora, remat=config.train.remat, seed=config.seed, mesh=mesh)
+    model = weights.assemble(
+        base,
+        lora,
+        remat=config.train.remat,
+        context_length=config.data.context_length,
+        seed=config.seed,
+        mesh=mesh,
+    )
     graphdef, params, frozen = nnx.split(model, runs.trained(lora), ...)
     params, frozen = nnx.to_pure_dict(params), nnx.to_pure_dict(frozen)
     adamw = optimizer.make_optimizer(config.train)
@@ -119,10 +127,8 @@ def train(config: ConfigDict, workdir: Path):
     if lora is None and not (workdir / runs.BASE).exists():
         weights.save_base(workdir / runs.BASE, base.shape, state["params"], base.tokenizer.path)
     if config.task != recipes.PRETRAINING and not (workdir / runs.EVAL).exists():
-        from retune_jax import evaluate
-
         model = nnx.merge(graphdef, state["params"], frozen)
-        evaluate.evaluate(workdir=workdir, config=config, model=model, tokenizer=base.tokenizer)
+        evaluate(workdir=workdir, config=config, model=model, tokenizer=base.tokenizer)
 
 
 def source(config: ConfigDict):

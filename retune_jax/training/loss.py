@@ -80,9 +80,7 @@ def make_step(graphdef, optimizer: optax.GradientTransformation, *, accumulate: 
 
     @partial(jax.jit, donate_argnames="state", out_shardings=(shardings, None))
     def step(state, frozen, batch, dropout_key):
-        loss, grads, counts = gradient(
-            state["params"], frozen, batch, dropout_key, graphdef=graphdef, accumulate=accumulate
-        )
+        loss, grads, counts = gradient(state["params"], frozen, batch, dropout_key, graphdef=graphdef, accumulate=accumulate)
         with jax.named_scope("optimizer"):
             updates, new = optimizer.update(grads, state["optimizer"], state["params"])
             params = optax.apply_updates(state["params"], updates)

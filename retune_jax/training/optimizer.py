@@ -1,6 +1,8 @@
-"""The optimizer: AdamW with a clipped gradient and a learning rate that warms up and then falls, or does not."""
+"""The optimizer: a clipped gradient, AdamW or Muon, and a learning rate that warms up and then falls, or does not."""
 
+import jax
 import optax
+from optax import contrib
 
 BETAS = (0.9, 0.999)  # torch's defaults, which the paper's code uses
 
@@ -22,8 +24,25 @@ def schedule(train) -> optax.Schedule:
 
 
 def make_optimizer(train) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW with decoupled weight decay, as `config.train` asks."""
-    return optax.chain(
-        optax.clip_by_global_norm(train.clip),
-        optax.adamw(schedule(train), *BETAS, weight_decay=train.weight_decay),
-    )
+    """Clipping by global norm, then `train.optimizer` with decoupled weight decay, as `config.train` asks.
+
+    `adamw` is the paper's. `muon` (Jordan et al., 2024) steps along the orthogonalised momentum of each layer's matrices, at the
+    given rate, and leaves embeddings and scales to AdamW at a tenth of it; a base learns to copy in a fraction of the steps.
+    """
+    rate = schedule(train)
+    if train.optimizer == "muon":
+        chosen = contrib.muon(
+            rate,
+            weight_decay=train.weight_decay,
+            adam_learning_rate=lambda step: rate(step) / 10,
+            muon_weight_dimension_numbers=_matrices,
+        )
+    else:
+        chosen = optax.adamw(rate, *BETAS, weight_decay=train.weight_decay)
+    return optax.chain(optax.clip_by_global_norm(train.clip), chosen)
+
+
+def _matrices(params):
+    """Which parameters are matrices to Muon: those of the stacked layers, [layers, in, out]."""
+    stacked = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return jax.tree.map(lambda x: stacked if x.ndim == 3 else None, params)

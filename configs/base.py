@@ -1,0 +1,30 @@
+"""The tiny base model: all weights, from random ones, on general skills (retune_jax/data/corpus.py).
+
+Three stages, each from the one before, with ever longer lists:
+
+    for stage in 1 2 3; do
+        python -m retune_jax.train --config=configs/base.py:stage=$stage --workdir=runs/base-$stage
+    done
+    cp runs/base-3/base/* retune_jax/assets/tiny/
+"""
+
+from retune_jax.config import pretraining, read_arguments
+
+# Per stage: steps, rows a step, tokens a row, and the curriculum: (example, longest list).
+STAGES = {
+    "1": (600, 16, 256, ((0, 4), (26_000, 4), (46_000, 12))),
+    "2": (700, 12, 384, ((0, 12), (28_000, 36))),
+}
+
+
+def get_config(arguments: str = ""):
+    """The configuration of a stage; `arguments` is `stage=…`."""
+    stage = read_arguments(arguments, {"stage": "1"})["stage"]
+    config = pretraining("")
+    steps, rows, length, curriculum = STAGES[stage]
+    if stage != "1":
+        config.base = f"runs/base-{int(stage) - 1}/base"
+    config.seed = int(stage)
+    config.data.update({"sequence_length": length, "context_length": length, "curriculum": curriculum})
+    config.train.update({"steps": steps, "rows": rows, "warmup": 50})
+    return config

@@ -1,0 +1,48 @@
+"""Evaluates a trained run: accuracy by length in and beyond what it was trained on.
+
+    python -m retune_jax.evaluate --workdir=runs/parity-retune-tiny
+    python -m retune_jax.evaluate --workdir=runs/parity-retune-tiny --lengths=30:60 --problems_per_length=100 --output=long
+
+Prints a table and writes eval.json and accuracy.png into the workdir, or into --output. The problems of a length are the same
+for every run and method of a task.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from retune_jax import cli
+from retune_jax import config as recipes
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
+LENGTHS = flags.DEFINE_string("lengths", None, "Lengths such as 1:40 or 4,8,16 (default: the run's config).")
+PROBLEMS = flags.DEFINE_integer("problems_per_length", None, "Problems of each length (default: the run's config).")
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the results (default: the workdir).")
+
+
+def main(arguments: list[str]):
+    """The command line."""
+    cli.no_arguments(arguments)
+    from retune_jax.checkpoints import runs  # here, so that --help and mistakes need not wait for JAX
+    from retune_jax.evaluation.run import evaluate
+
+    workdir = Path(WORKDIR.value).expanduser()
+    config = runs.read_config(workdir).unlock()
+    if LENGTHS.value is not None:
+        config.eval.lengths = LENGTHS.value
+    if PROBLEMS.value is not None:
+        config.eval.problems_per_length = PROBLEMS.value
+    recipes.validate(config)
+    from retune_jax.models import sharding
+
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    _, model, tokenizer = runs.load_model(workdir, mesh)
+    recipes.check_window(config, tokenizer)
+    output = Path(OUTPUT.value).expanduser() if OUTPUT.value else workdir
+    runs.claim_folder(output)
+    evaluate(workdir=output, config=config, model=model, tokenizer=tokenizer)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    cli.run(main)

@@ -1,0 +1,77 @@
+"""Accuracy by length: the problems, the grading, and what is told of them (eval.json and a table).
+
+The problems of a length depend on the seed and the length alone, so that every run of a task is asked the same ones. They are
+drawn by a generator that training never uses. Where a length has few problems (two lists of one bit), some come twice, and
+training has seen them all.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from retune_jax.evaluation import errors
+from retune_jax.tasks.task import Task
+
+EVALUATION = 0x5EED  # sets these draws apart from the training set's
+
+
+def problems(task: Task, lengths: Sequence[int], per_length: int, seed: int) -> list[tuple[int, object]]:
+    """The problems (length, problem) of an evaluation, `per_length` of each length."""
+    drawn = []
+    for length in lengths:
+        rng = np.random.default_rng([EVALUATION, seed, length])
+        drawn += [(length, task.sample(rng, length)) for _ in range(per_length)]
+    return drawn
+
+
+def wilson(correct: int, problems: int) -> tuple[float, float]:
+    """The 95% score interval of a share (Wilson, 1927): honest at 0 and at 1, unlike mean ± 2 sigma."""
+    z = 1.959964
+    share, weight = correct / problems, z * z / problems
+    middle = (share + weight / 2) / (1 + weight)
+    half = z * math.sqrt(share * (1 - share) / problems + weight / (4 * problems)) / (1 + weight)
+    # At the ends the interval reaches 0 or 1, which rounding would miss.
+    return (0.0 if correct == 0 else middle - half), (1.0 if correct == problems else middle + half)
+
+
+def rows(task: Task, method: str, asked: Sequence[tuple[int, object]], results: Sequence) -> list[dict]:
+    """The rows of eval.json, one a length, from problems and the decoder's results for them."""
+    by_length: dict[int, list] = {}
+    for (length, problem), result in zip(asked, results, strict=True):
+        correct = result.status == "ok" and task.grade(problem, method, result.text)
+        error = errors.classify(task, method, result.context, result.status, correct)
+        by_length.setdefault(length, []).append((correct, result.status, error))
+    return [_row(length, outcomes) for length, outcomes in sorted(by_length.items())]
+
+
+def _row(length: int, outcomes: list[tuple[bool, str, str | None]]) -> dict:
+    correct = sum(right for right, _, _ in outcomes)
+    low, high = wilson(correct, len(outcomes))
+    return {
+        "length": length,
+        "problems": len(outcomes),
+        "correct": correct,
+        "accuracy": correct / len(outcomes),
+        "low": low,
+        "high": high,
+        "statuses": dict(Counter(status for _, status, _ in outcomes)),
+        "errors": dict(Counter(error for _, _, error in outcomes if error)),
+    }
+
+
+def table(report: dict) -> str:
+    """The rows of a report as text; `*` marks the lengths that were trained on."""
+    shortest, longest = report["trained_lengths"]
+    lines = [f"{'length':>7} {'problems':>9} {'accuracy':>9}  {'95% interval':<15} statuses; errors"]
+    for row in report["rows"]:
+        mark = "*" if shortest <= row["length"] <= longest else " "
+        words = _counts(row["statuses"]) + (f"; {_counts(row['errors'])}" if row["errors"] else "")
+        interval = f"{row['low']:.3f} - {row['high']:.3f}"
+        lines.append(f"{row['length']:>6}{mark} {row['problems']:>9} {row['accuracy']:>9.3f}  {interval:<15} {words}")
+    return "\n".join(lines)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))

@@ -1,0 +1,34 @@
+"""accuracy.png: accuracy by length, one curve a report, with its 95% intervals and the trained lengths shaded."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+COLOURS = {"retune": "#1b6ca8", "scratchpad": "#d1802b", "baseline": "#7a7a7a"}
+
+
+def draw(reports: Sequence[dict], path: Path):
+    """Draws reports of one task (the contents of eval.json files) into a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    shortest, longest = reports[0]["trained_lengths"]
+    axes.axvspan(shortest - 0.5, longest + 0.5, color="#1b6ca8", alpha=0.08, lw=0)
+    axes.text(longest + 0.2, 1.035, "trained lengths", ha="right", va="bottom", fontsize=8, color="#44617a")
+    for report in reports:
+        rows = report["rows"]
+        lengths = [row["length"] for row in rows]
+        colour = COLOURS.get(report["method"])
+        axes.fill_between(
+            lengths, [row["low"] for row in rows], [row["high"] for row in rows], color=colour, alpha=0.18, lw=0
+        )
+        axes.plot(
+            lengths, [row["accuracy"] for row in rows], color=colour, marker=".", ms=4, lw=1.4, label=report["method"]
+        )
+    axes.set(xlabel="length of the problem", ylabel="accuracy", ylim=(-0.03, 1.03))
+    axes.set_title(reports[0]["task"].replace("_", " "), loc="left", fontsize=11)
+    axes.grid(axis="y", color="#dddddd", lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower left")
+    FigureCanvasAgg(figure).print_png(path)

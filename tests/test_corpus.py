@@ -1,0 +1,262 @@
+"""The base's corpus is what it says, right in every answer, and holds no solution of any task."""
+
+import doctest
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from retune_jax import tasks
+from retune_jax.data import corpus
+from retune_jax.data.corpus import CUES, FIRST, LAST, WHOLE, Corpus
+from retune_jax.protocol import CALL
+
+EXAMPLES, LONGEST = 20_000, 72
+TASKS = {name: tasks.get(name) for name in tasks.names()}  # of later ones too
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """Many examples at the end of the curriculum."""
+    source = Corpus(seed=0, examples=EXAMPLES, curriculum=((0, LONGEST),))
+    return [source[i] for i in range(EXAMPLES)]
+
+
+# The source
+
+
+def test_an_example_depends_on_the_seed_and_its_index_alone():
+    one = Corpus(seed=3, examples=1000, curriculum=((0, 4), (1000, 40)))
+    again = Corpus(seed=3, examples=1000, curriculum=((0, 4), (1000, 40)))
+    in_order = [one[i] for i in range(1000)]
+    assert [again[i] for i in reversed(range(1000))] == in_order[::-1]
+    assert one[17] == in_order[17]
+    other = Corpus(seed=4, examples=1000, curriculum=one.curriculum)
+    assert sum(other[i] == in_order[i] for i in range(1000)) < 50
+    assert len({str(example) for example in in_order}) > 990
+
+
+def test_it_ends_where_it_says():
+    source = Corpus(seed=0, examples=5, curriculum=((0, 4),))
+    assert len(source) == 5
+    assert len(list(source)) == 5
+    for index in (-1, 5):
+        with pytest.raises(IndexError):
+            source[index]
+
+
+def test_the_curriculum_grows_as_it_is_written():
+    source = Corpus(seed=0, examples=100, curriculum=((10, 4), (30, 8), (70, 48)))
+    assert [source.longest(i) for i in (0, 10, 20, 30, 50, 70, 99)] == [4, 4, 6, 8, 28, 48, 48]
+    assert all(source.longest(i) <= source.longest(i + 1) for i in range(99))
+
+
+def items(example):
+    """The items of the longest list and the digits of the longest number of an example; 0 where it has none."""
+    text = "".join(example["inputs"] + example["outputs"])
+    lists = [shown.count(",") + bool(shown.strip("[]")) for shown in re.findall(r"\[.*?\]", text)]
+    return max(lists, default=0), max(map(len, re.findall(r"\d+", text)), default=0)
+
+
+def test_no_example_is_longer_than_the_curriculum_allows_and_many_are_as_long():
+    count = 6000
+    source = Corpus(seed=0, examples=count, curriculum=((0, 4), (count, 72)))
+    lists, numbers = zip(*(items(source[i]) for i in range(count)))
+    for i in range(count):
+        longest = source.longest(i)
+        assert source[i]["length"] <= longest and lists[i] <= longest
+        assert numbers[i] <= longest + 1, "one more than the longest, where a digit is put before a number"
+    for start in range(0, count, 1000):
+        assert max(lists[start : start + 1000]) >= source.longest(start)
+
+
+def test_every_output_has_an_input_before_it_and_is_cut_at_spaces_and_lines(examples):
+    for example in examples:
+        assert len(example["inputs"]) == len(example["outputs"]) >= 1
+        assert example["inputs"][0].startswith(" ")
+        assert all(given.endswith(":") for given in example["inputs"])
+        assert all(output.startswith(" ") and output.strip() for output in example["outputs"])
+        assert all(output.count("\n") == output.endswith("\n") for output in example["outputs"])
+
+
+def test_the_worked_example_is_true():
+    assert doctest.testmod(corpus).failed == 0
+    assert doctest.testmod(corpus).attempted > 0
+
+
+# What it teaches, worked out again from the text. An output that is none of these fails, so nothing else can be in it.
+
+CARRY = "carry {}, digit {}"
+FACTS = {
+    r"(\S+) xor (\S+)|xor of (\S+) and (\S+)": lambda a, b: str(a ^ b),
+    r"(\S+) or (\S+) but not both|exclusive or of (\S+) with (\S+)": lambda a, b: str(a ^ b),
+    r"(\S+) plus (\S+)|add (\S+) and (\S+)|(\S+) and (\S+) make": lambda a, b: CARRY.format(*divmod(a + b, 10)),
+    r"(\S+) plus (\S+) with carry (\S+)|add (\S+) and (\S+) and carry (\S+)": lambda *n: CARRY.format(*divmod(sum(n), 10)),
+    r"max of (\S+) and (\S+)|larger of (\S+) and (\S+)": lambda a, b: str(a if a > b else b),
+    r"smaller of (\S+) and (\S+)": lambda a, b: str(a if a < b else b),
+    r"(\S+) moved by (\S+)|(\S+) added to (\S+)": lambda a, b: str(a + b),
+    r"is (\S+) equal to (\S+)|(\S+) same as (\S+)": lambda a, b: "yes" if a == b else "no",
+}
+
+
+def check_fact(given, output):
+    """A question about numbers of one digit, given in it or by name on the lines before it."""
+    *lines, asked = given.strip().split("\n")
+    assert asked == "Value:"
+    named = dict(line.split(": ") for line in lines if re.fullmatch(r"[A-Z]: -?\d", line))
+    for line in lines:
+        for pattern, answer in FACTS.items():
+            if found := re.fullmatch(pattern, line):
+                numbers = [named.get(word, word) for word in found.groups() if word is not None]
+                assert all(re.fullmatch(r"-?\d", number) for number in numbers), line
+                assert output == " " + answer(*map(int, numbers))
+                return
+    raise AssertionError(f"no fact is asked for in {lines}")
+
+
+def check_prepend(given, output):
+    """An item put before a list, or a digit before a number."""
+    sentence = given.split("\n")[0]
+    item = re.search(r"\nPut before: (-?\d)\n", given)[1]
+    if "[" in sentence:
+        items = re.search(r"\[(.*)\]", sentence)[1]
+        assert output == f" [{item}, {items}]" if items else f" [{item}]"
+    else:
+        assert output == f" {item}{re.search('[0-9]+', sentence)[0]}"
+
+
+def check_end(sentence, cue, output):
+    """The first or last item of the sentence's first list, or the first digits of its numbers."""
+    if "[" in sentence:
+        items = re.search(r"\[(.*?)\]", sentence)[1].split(", ")
+        assert output == f" {items[0] if cue in FIRST else items[-1]}"
+    else:
+        assert cue in FIRST
+        assert output == " " + " ".join(number[0] for number in re.findall("[0-9]+", sentence))
+
+
+def check_rewriting(sentence, cue, output):
+    """The sentence again, whole or with its lists or numbers without what comes first in them."""
+    wanted = sentence
+    if cue not in WHOLE:
+        wanted = re.sub(r"\[[^,\]]+(, )?" if "[" in sentence else r"\b[0-9]", lambda m: "[" * ("[" in m[0]), sentence)
+        assert wanted != sentence
+    assert output.startswith(" ") and output.endswith("\n")
+    before, _, rest = output[1:-1].partition(": ")
+    assert output[1:-1] == wanted or (rest == wanted and before in CUES)
+
+
+def check(example):
+    """Raises AssertionError where an output is not what its input asks for; returns the skills that were asked for."""
+    sentence = example["inputs"][0].split("\n")[0][1:]
+    skills = []
+    for given, output in zip(example["inputs"], example["outputs"]):
+        cue = given.rpartition("\n")[2].partition(":")[0]
+        if cue == "Value":
+            check_fact(given, output)
+        elif "Put before:" in given:
+            check_prepend(given, output)
+        elif cue in FIRST + LAST:
+            check_end(sentence, cue, output)
+        else:
+            assert len(skills) == 0 and cue in (*CUES, *WHOLE)
+            check_rewriting(sentence, cue, output)
+        skill = "fact" if cue == "Value" else "prepend" if "Put before:" in given else "rewriting"
+        skills.append("end" if cue in FIRST + LAST else skill)
+        if cue in WHOLE and skills[-1] == "rewriting":
+            skills[-1] = "whole"
+    return skills
+
+
+def test_every_output_is_what_its_input_asks_for(examples):
+    skills = Counter()
+    for example in examples:
+        try:
+            skills.update(check(example))
+        except AssertionError as error:
+            raise AssertionError(f"{example}: {error}") from error
+    assert set(skills) == {"fact", "prepend", "end", "rewriting", "whole"}
+    assert min(skills.values()) > 500
+
+
+@pytest.mark.parametrize(
+    "inputs, outputs",
+    [
+        ([" What is the parity of [1, 1, 1]?\nSolution:"], [" 1"]),  # a property of a whole list
+        ([" 48 + 17\nNext:"], [" 65"]),
+        ([" 48 plus 17\nValue:"], [" carry 6, digit 5"]),
+        ([" [3, 2]\nNext: Go:"], [" [3, 2]\n"]),
+    ],
+)
+def test_this_check_notices_what_is_no_skill(inputs, outputs):
+    with pytest.raises(AssertionError):
+        check({"inputs": inputs, "outputs": outputs})
+
+
+# What it must not teach
+
+
+def fragments(example):
+    """Every stretch of an example that could be a question of a task: lines, what is behind a label, openings."""
+    whole = "".join(before + output for before, output in zip(example["inputs"], example["outputs"]))
+    for line in "\n".join([whole, *example["inputs"], *example["outputs"]]).split("\n"):
+        yield line
+        while ": " in line:
+            line = line.partition(": ")[2]
+            yield line
+    yield from (before.rpartition("\n")[0] for before in example["inputs"])  # some questions have several lines
+
+
+def asked(example):
+    """The tasks' questions, of any method and any context of a recursion, that are asked in an example."""
+    for fragment in map(str.strip, fragments(example)):
+        for name, task in TASKS.items() if any(map(str.isdigit, fragment)) else ():
+            try:
+                problem = task.parse(fragment)
+            except tasks.ProblemError:
+                continue
+            if any(task.question(problem, method) == fragment for method in tasks.METHODS):
+                yield name, fragment
+
+
+def test_no_example_asks_what_a_task_asks(examples):
+    found = [(*question, example) for example in examples for question in asked(example)]
+    assert not found, f"{len(found)} examples, the first: {found[0]}"
+
+
+@pytest.mark.parametrize("method", tasks.METHODS)
+@pytest.mark.parametrize("name", TASKS)
+def test_the_scan_finds_every_context_of_every_task(name, method):
+    task = TASKS[name]
+    problem = task.sample(np.random.default_rng(0), 4)
+    for context in task.written(problem, method).walk():
+        example = {"inputs": context.inputs(task.opening(method)), "outputs": context.outputs()}
+        assert (name, context.prompt) in list(asked(example))
+
+
+def test_no_call_is_a_step_of_a_task(examples):
+    """A `Call:` may be followed by a sentence, but not by a subproblem."""
+    for example in examples:
+        for output in example["outputs"]:
+            _, call, prompt = output.rpartition(CALL)
+            if call:
+                assert not list(asked({"inputs": [], "outputs": [prompt]})), example
+
+
+def test_no_question_names_a_task_and_no_answer_is_its_notation(examples):
+    """The words of a task occur in sentences, but what is asked for is never named by them."""
+    names = {word for name in TASKS for word in name.split("_")} | {"sum", "maximum", "dp", "array"}
+    for example in examples:
+        for given in example["inputs"]:
+            cue = given.rpartition("\n")[2].lower()
+            assert not names & set(re.findall("[a-z]+", cue)), example
+        for output in example["outputs"]:
+            assert not re.search(r"dp\[|Carry \d, Output \d|output=|one element at a time", output), example
+
+
+def test_no_sum_has_more_than_one_digit(examples):
+    for example in examples:
+        for output in example["outputs"]:
+            if found := re.fullmatch(r" carry (\d+), digit (\d+)", output):
+                assert int(found[1]) < 2 and int(found[2]) < 10, example

@@ -1,0 +1,183 @@
+"""The recursive decoder writes what a plain recursion would, whatever is in the other slots and however it is scheduled."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scripted import MixedModel, PlainRecursion, RandomModel, ScriptedModel, babble, hash_of, script_of
+
+from retune_jax import tasks, tokenizer
+from retune_jax.decoding import DecoderConfig, RecursiveDecoder, decoder, state
+from retune_jax.decoding.step import choose
+from retune_jax.models import presets
+from retune_jax.models.llama import Llama
+from retune_jax.protocol import SOLUTION
+
+TOKENIZER = tokenizer.tiny()
+LOST = TOKENIZER.encode("0")[0]
+
+CONFIG = DecoderConfig(
+    slots=3,
+    window=480,
+    max_depth=64,
+    stack_tokens=12_000,
+    max_tokens=8_000,
+    max_calls=100,
+    tokens_per_step=8,
+    steps_per_advance=8,
+    calls=True,
+    opening=SOLUTION,
+    temperature=0.0,
+    seed=0,
+    draft=True,
+)
+SMALL = dataclasses.replace(CONFIG, window=96, max_depth=3, stack_tokens=240, max_tokens=200, max_calls=12)
+
+
+def scripted(trees, opening=SOLUTION):
+    return ScriptedModel(script_of(TOKENIZER, trees, opening), TOKENIZER.vocab_size, LOST)
+
+
+@pytest.mark.parametrize(
+    ("name", "lengths"), [("parity", (1, 2, 3, 8, 30)), ("addition", (1, 7, 60, 33)), ("dynamic_programming", (1, 2, 7, 10))]
+)
+def test_a_scripted_model_replays_the_whole_call_tree_of_each_task(name, lengths):
+    task, rng = tasks.get(name), np.random.default_rng(1)
+    problems = [task.sample(rng, length) for length in lengths]
+    trees = [tasks.trace(task, problem) for problem in problems]
+    results = RecursiveDecoder(scripted(trees), TOKENIZER, CONFIG).solve([task.prompt(p) for p in problems])
+    for problem, tree, result in zip(problems, trees, results):
+        assert (result.status, result.context) == ("ok", tree)
+        assert (result.text, result.value) == (tree.segments[-1].text, tree.value)
+        assert task.grade(problem, "retune", result.text)
+        assert result.calls == sum(1 for _ in tree.walk()) - 1
+        assert result.tokens == sum(len(TOKENIZER.encode(s.text)) + 1 for c in tree.walk() for s in c.segments)
+
+
+@pytest.mark.parametrize("method", ["scratchpad", "baseline"])
+def test_without_calls_every_segment_is_an_answer(method):
+    task = tasks.get("parity")
+    problems = [task.parse("[0, 1, 1]"), task.parse("[1]")]
+    trees = [task.written(problem, method) for problem in problems]
+    config = dataclasses.replace(SMALL, calls=False, opening=task.opening(method))
+    results = RecursiveDecoder(scripted(trees, config.opening), TOKENIZER, config).solve([t.prompt for t in trees])
+    assert [result.context for result in results] == trees
+    assert [(r.status, r.calls, r.depth) for r in results] == [("ok", 0, 0)] * 2
+
+
+def plain_random(config):
+    model = RandomModel(babble(TOKENIZER))
+    logits = jax.jit(lambda prefix, last: model.logits(prefix[None, None], last[None, None])[0, 0])
+
+    def next_token(ids):
+        return int(np.argmax(logits(np.uint32(hash_of(ids)), np.int32(ids[-1]))))
+
+    return model, PlainRecursion(next_token, TOKENIZER, config)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        dict(slots=1, tokens_per_step=1, steps_per_advance=3, draft=False),
+        dict(slots=3, tokens_per_step=8, steps_per_advance=8, draft=True),
+        dict(slots=16, tokens_per_step=5, steps_per_advance=11, draft=True),
+    ],
+    ids=str,
+)
+def test_text_is_that_of_a_plain_recursion_for_every_batch_schedule_and_draft(schedule):
+    config = dataclasses.replace(SMALL, **schedule)
+    model, plain = plain_random(config)
+    prompts = [f"{number}" for number in range(60)]
+    expected = [plain.solve(prompt) for prompt in prompts]
+    assert len({result.status for result in expected}) > 2
+    assert max(result.calls for result in expected) > 4
+    assert RecursiveDecoder(model, TOKENIZER, config).solve(prompts) == expected
+    shuffled = np.random.default_rng(0).permutation(60)[:20]
+    results = RecursiveDecoder(model, TOKENIZER, config).solve([prompts[n] for n in shuffled])
+    assert results == [expected[n] for n in shuffled], "neighbours changed a text"
+
+
+@pytest.mark.parametrize("draft", [True, False])
+def test_a_random_llama_writes_token_for_token_what_it_writes_without_a_cache(draft):
+    small = dict(vocab_size=TOKENIZER.vocab_size, layers=2, width=32, heads=4, kv_heads=2, head_width=8, hidden=64)
+    shape = dataclasses.replace(presets.get("tiny"), **small)
+    model = MixedModel(Llama(shape, None, remat="none", rngs=nnx.Rngs(0)), babble(TOKENIZER), scale=0.25)
+    config = dataclasses.replace(SMALL, draft=draft)
+    graphdef, params = nnx.split(model)
+    uncached = jax.jit(lambda *arguments: nnx.merge(graphdef, params).uncached(*arguments))
+
+    def next_token(ids):
+        tokens_T = np.pad(np.array(ids, np.int32), (0, config.window - len(ids)))
+        return int(np.argmax(uncached(tokens_T, len(ids), np.uint32(hash_of(ids)))))
+
+    plain = PlainRecursion(next_token, TOKENIZER, config)
+    prompts = [f"{number}" for number in range(20)]
+    expected = [plain.solve(prompt) for prompt in prompts]
+    assert sum(result.calls for result in expected) > 5
+    assert RecursiveDecoder(model, TOKENIZER, config).solve(prompts) == expected
+
+
+def test_draws_depend_on_the_problem_and_the_place_only():
+    model = RandomModel(babble(TOKENIZER))
+    warm = dataclasses.replace(SMALL, temperature=0.3)
+    prompts = ["7"] * 24
+    first = RecursiveDecoder(model, TOKENIZER, warm).solve(prompts)
+    assert len({result.text for result in first}) > 10, "equal problems with different numbers draw differently"
+    other = dataclasses.replace(warm, slots=7, tokens_per_step=3, steps_per_advance=5, draft=False)
+    assert RecursiveDecoder(model, TOKENIZER, other).solve(prompts) == first
+    assert RecursiveDecoder(model, TOKENIZER, dataclasses.replace(other, seed=1)).solve(prompts) != first
+
+
+def test_draws_follow_the_softmax_of_the_logits_at_the_temperature():
+    config = dataclasses.replace(SMALL, slots=64, temperature=0.5)
+    model = RandomModel(babble(TOKENIZER))
+    slots = state.create(model, config).slots
+    slots = dataclasses.replace(slots, problem_B=jnp.arange(64))
+    logits_V = np.array([0.0, 0.5, 1.0, -1.0], np.float32)
+    logits_BCV = jnp.broadcast_to(logits_V, (64, 200, 4))
+    drawn_BC = choose(config, slots, logits_BCV, jnp.broadcast_to(jnp.arange(200), (64, 200)))
+    shares = np.bincount(np.asarray(drawn_BC).ravel(), minlength=4) / drawn_BC.size
+    expected = np.exp(logits_V / 0.5) / np.exp(logits_V / 0.5).sum()
+    np.testing.assert_allclose(shares, expected, atol=4 * 0.5 / drawn_BC.size**0.5)
+
+
+def test_advance_compiles_once_whatever_the_number_of_problems():
+    model = RandomModel(babble(TOKENIZER))
+    config = dataclasses.replace(SMALL, slots=2, seed=99)
+    solver = RecursiveDecoder(model, TOKENIZER, config)
+    before = decoder.advance._cache_size(), decoder.refill._cache_size()
+    for count in (1, 2, 9):
+        assert len(solver.solve([f"{n}" for n in range(count)])) == count
+    assert (decoder.advance._cache_size() - before[0], decoder.refill._cache_size() - before[1]) == (1, 1)
+
+
+def test_the_stack_is_updated_in_place():
+    """No instruction of the compiled program copies the stack, which is most of the decoder's memory."""
+    config = dataclasses.replace(SMALL, slots=5)
+    model = RandomModel(babble(TOKENIZER))
+    solver = RecursiveDecoder(model, TOKENIZER, config)
+    shapes = jax.eval_shape(lambda: state.create(model, config))
+    lowered = decoder.advance.lower(solver._graphdef, solver._words, config, solver._params, solver._tables, shapes)
+    compiled = lowered.compile()
+    _, stack, log = state.lengths(config)
+    for shape in (f"u32[1,5,1,{stack},1]", f"s32[5,{log}]", f"s32[5,{stack}]"):
+        assert shape in compiled.as_text()
+        copies = [line for line in compiled.as_text().splitlines() if re.search(rf"= {re.escape(shape)}\S* copy\(", line)]
+        assert not copies, f"{shape} is copied"
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    assert compiled.memory_analysis().alias_size_in_bytes >= kept
+
+
+def test_progress_counts_every_problem_and_results_stream_as_they_end():
+    model = RandomModel(babble(TOKENIZER))
+    solver = RecursiveDecoder(model, TOKENIZER, SMALL)
+    seen = []
+    results = solver.solve([f"{n}" for n in range(10)], lambda ended, total: seen.append((ended, total)))
+    assert seen == [(n, 10) for n in range(1, 11)]
+    streamed = dict(solver.stream([f"{n}" for n in range(10)]))
+    assert [streamed[n] for n in range(10)] == results
+    assert solver.solve([]) == []
