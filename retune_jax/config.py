@@ -186,6 +186,11 @@ def validate(config: ConfigDict):
             raise UserError(f"config.lora.targets: {target!r} is not one of {', '.join(lora.PROJECTIONS)}")
     for path in ("train.steps", "train.rows", "train.accumulate", "train.log_every", "train.save_every", "train.keep"):
         _at_least(config, path, 1)
+    if not 1 <= config.data.context_length <= config.data.sequence_length:
+        raise UserError(
+            f"config.data.context_length: {config.data.context_length} is not in 1..{config.data.sequence_length}, "
+            "the sequence_length"
+        )
     for path in ("data.sequence_length", "decode.slots", "decode.window", "decode.tokens_per_step"):
         _at_least(config, path, 1)
     for path in ("decode.steps_per_advance", "decode.max_tokens", "eval.problems_per_length"):

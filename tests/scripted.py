@@ -104,7 +104,7 @@ class MixedModel(RandomModel):
 
 
 def babble(tokenizer) -> np.ndarray:
-    """A bias [V, V] under which random logits in 0..1 become short segments of digits, with calls, bad calls and words mixed in."""
+    """A bias [V, V] that turns random logits in 0..1 into short segments of digits, with calls, bad calls and words mixed in."""
     bias_VV = np.full((tokenizer.vocab_size,) * 2, -4.0, np.float32)
 
     def after(text: str, *likely: str):
@@ -121,7 +121,13 @@ def babble(tokenizer) -> np.ndarray:
         after(digit, "1", "2", "\n", "EOS", " the")
     after("\n", "EOS", "Answer", " the")
     after("Answer", ":")
-    for last, follower, more in ((" Call", ":", 0.7), (":", " Call", 0.4), ("\n", "EOS", 0.8), ("1", "\n", 0.4), ("2", "\n", 0.4)):
+    for last, follower, more in (
+        (" Call", ":", 0.7),
+        (":", " Call", 0.4),
+        ("\n", "EOS", 0.8),
+        ("1", "\n", 0.4),
+        ("2", "\n", 0.4),
+    ):
         row = bias_VV[tokenizer.encode(last)[-1]]
         row[tokenizer.eos if follower == "EOS" else tokenizer.encode(follower)[-1]] += more
     return bias_VV
@@ -235,7 +241,7 @@ class PlainRecursion:
         raise Stop(stop)
 
     def copied(self, segment: list[int], word: bytes) -> list[int] | None:
-        """The ids behind the last `word`, blanks at the ends dropped, one space before; None if the word ends inside a piece."""
+        """The ids behind the last `word`, without outer blanks, one space before; None if the word ends inside a piece."""
         pieces = [self.tokenizer.pieces[token] for token in segment]
         begins = np.cumsum([0, *map(len, pieces)]).tolist()
         at = b"".join(pieces).rfind(word)

@@ -221,8 +221,9 @@ def asked(example):
 
 
 def test_no_example_asks_what_a_task_asks(examples):
-    found = [(*question, example) for example in examples for question in asked(example)]
-    assert not found, f"{len(found)} examples, the first: {found[0]}"
+    found = [(*question, example) for example in examples if (question := next(asked(example), None))]
+    if found:
+        pytest.fail(f"{len(found)} of {len(examples)} examples do, the first: {found[0]}")
 
 
 @pytest.mark.parametrize("method", tasks.METHODS)

@@ -33,7 +33,9 @@ def stream(tiny):
 
     def open_(source, **changes):
         usual = {"sequence_length": 256, "rows": 4, "weigh": "mean", "seed": 0, "process_index": 0, "process_count": 1}
-        opened.append(train_batches(source, tiny, **(usual | changes)))
+        arguments = usual | changes
+        arguments.setdefault("context_length", arguments["sequence_length"])
+        opened.append(train_batches(source, tiny, **arguments))
         return opened[-1]
 
     yield open_
@@ -165,6 +167,6 @@ def test_source_of_one_example_is_repeated(stream):
 
 def test_context_longer_than_a_row_is_named(parity, stream):
     # A reader that prefetches meets it before the batch it belongs to is asked for, and must say so all the same.
-    with pytest.raises(UserError, match=r"config\.data\.sequence_length: a context of \d+ tokens .* 48: 'What is the"):
+    with pytest.raises(UserError, match=r"config\.data\.context_length: a context of \d+ tokens .* 48: 'What is the"):
         for _ in range(1000):
             next(stream(parity, sequence_length=48))

@@ -42,15 +42,25 @@ def scripted(trees, opening=SOLUTION):
     return ScriptedModel(script_of(TOKENIZER, trees, opening), TOKENIZER.vocab_size, LOST)
 
 
-@pytest.mark.parametrize(
-    ("name", "lengths"), [("parity", (1, 2, 3, 8, 30)), ("addition", (1, 7, 60, 33)), ("dynamic_programming", (1, 2, 7, 10))]
-)
-def test_a_scripted_model_replays_the_whole_call_tree_of_each_task(name, lengths):
-    task, rng = tasks.get(name), np.random.default_rng(1)
-    problems = [task.sample(rng, length) for length in lengths]
-    trees = [tasks.trace(task, problem) for problem in problems]
-    results = RecursiveDecoder(scripted(trees), TOKENIZER, CONFIG).solve([task.prompt(p) for p in problems])
-    for problem, tree, result in zip(problems, trees, results):
+REPLAYED = {"parity": (1, 2, 3, 8, 30), "addition": (1, 7, 60, 33), "dynamic_programming": (1, 2, 7, 10)}
+
+
+@pytest.fixture(scope="module")
+def replayed():
+    """(task, problem, true tree) of many problems, and a decoder whose model knows them all by heart."""
+    rng = np.random.default_rng(1)
+    cases = [(tasks.get(name), length) for name, lengths in REPLAYED.items() for length in lengths]
+    cases = [(task, task.sample(rng, length)) for task, length in cases]
+    cases = [(task, problem, tasks.trace(task, problem)) for task, problem in cases]
+    return cases, RecursiveDecoder(scripted([tree for *_, tree in cases]), TOKENIZER, CONFIG)
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_a_scripted_model_replays_the_whole_call_tree_of_each_task(replayed, name):
+    cases, solver = replayed
+    cases = [case for case in cases if case[0].name == name]
+    results = solver.solve([task.prompt(problem) for task, problem, _ in cases])
+    for (task, problem, tree), result in zip(cases, results):
         assert (result.status, result.context) == ("ok", tree)
         assert (result.text, result.value) == (tree.segments[-1].text, tree.value)
         assert task.grade(problem, "retune", result.text)
@@ -82,9 +92,9 @@ def plain_random(config):
 @pytest.mark.parametrize(
     "schedule",
     [
-        dict(slots=1, tokens_per_step=1, steps_per_advance=3, draft=False),
-        dict(slots=3, tokens_per_step=8, steps_per_advance=8, draft=True),
-        dict(slots=16, tokens_per_step=5, steps_per_advance=11, draft=True),
+        {"slots": 1, "tokens_per_step": 1, "steps_per_advance": 3, "draft": False},
+        {"slots": 3, "tokens_per_step": 8, "steps_per_advance": 8, "draft": True},
+        {"slots": 16, "tokens_per_step": 5, "steps_per_advance": 11, "draft": True},
     ],
     ids=str,
 )
@@ -103,8 +113,9 @@ def test_text_is_that_of_a_plain_recursion_for_every_batch_schedule_and_draft(sc
 
 @pytest.mark.parametrize("draft", [True, False])
 def test_a_random_llama_writes_token_for_token_what_it_writes_without_a_cache(draft):
-    small = dict(vocab_size=TOKENIZER.vocab_size, layers=2, width=32, heads=4, kv_heads=2, head_width=8, hidden=64)
-    shape = dataclasses.replace(presets.get("tiny"), **small)
+    shape = dataclasses.replace(
+        presets.get("tiny"), vocab_size=TOKENIZER.vocab_size, layers=2, width=32, kv_heads=2, head_width=8, hidden=64
+    )
     model = MixedModel(Llama(shape, None, remat="none", rngs=nnx.Rngs(0)), babble(TOKENIZER), scale=0.25)
     config = dataclasses.replace(SMALL, draft=draft)
     graphdef, params = nnx.split(model)

@@ -135,9 +135,7 @@ def test_rubbish_of_any_bytes_and_control_pieces_ends_by_a_status_like_the_plain
     bias_VV[:, TOKENIZER.eos] += 0.05
     model = RandomModel(bias_VV)
     logits = jax.jit(lambda prefix, last: model.logits(prefix[None, None], last[None, None])[0, 0])
-    plain = PlainRecursion(
-        lambda ids: int(np.argmax(logits(np.uint32(hash_of(ids)), np.int32(ids[-1])))), TOKENIZER, CONFIG
-    )
+    plain = PlainRecursion(lambda ids: int(np.argmax(logits(np.uint32(hash_of(ids)), np.int32(ids[-1])))), TOKENIZER, CONFIG)
     prompts = [f"{number}" for number in range(40)]
     results = RecursiveDecoder(model, TOKENIZER, CONFIG).solve(prompts)
     assert results == [plain.solve(prompt) for prompt in prompts]

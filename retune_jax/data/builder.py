@@ -80,7 +80,7 @@ class Retune(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         examples = generate(self.builder_config, split)
         title = f"{self.builder_config.name} {split}"
-        yield from enumerate(tqdm(examples, title, unit=" contexts", disable=not self.progress, leave=False))
+        yield from enumerate(tqdm(examples, title, unit=" contexts", disable=None if self.progress else True, leave=False))
 
 
 def generate(config: Config, split: str) -> Iterator[dict]:

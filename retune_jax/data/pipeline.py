@@ -25,6 +25,7 @@ def train_batches(
     tokenizer,
     *,
     sequence_length: int,
+    context_length: int,
     rows: int,
     weigh: str,
     seed: int,
@@ -38,6 +39,7 @@ def train_batches(
         source: random access to examples; not empty.
         tokenizer: a `retune_jax.tokenizer.Tokenizer`.
         sequence_length: tokens a row.
+        context_length: tokens of the longest context that may come.
         rows: rows of the global batch; each process makes `rows / process_count` of them.
         weigh: the loss weights, "sum" or "mean" as in `encode`.
         seed: of the order; each epoch has its own.
@@ -51,7 +53,7 @@ def train_batches(
         there; the state is this process's own, as shares do not fill rows alike. `close()` ends the prefetching thread.
 
     Raises:
-        UserError: `rows` does not split evenly; while iterating, a context that does not fit into a row.
+        UserError: `rows` does not split evenly; while iterating, a context that is longer than `context_length`.
     """
     if rows % process_count:
         raise UserError(f"config.train.rows: {rows} rows do not divide by {process_count} processes")
@@ -59,7 +61,7 @@ def train_batches(
     if shuffle:
         examples = examples.shuffle()
     examples = examples.repeat()[process_index::process_count]
-    encoder = Encoder(tokenizer, sequence_length, weigh)
+    encoder = Encoder(tokenizer, min(context_length, sequence_length), weigh)
     # One thread does it all, at the end of the chain: the work holds the interpreter's lock.
     contexts = examples.map(encoder).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     packed = pack(contexts, sequence_length, seed=seed, shuffle=shuffle)
@@ -70,19 +72,19 @@ def train_batches(
 class Encoder(grain.transforms.Map):
     """`encode` as a step of the pipeline, which names a context that does not fit."""
 
-    def __init__(self, tokenizer, sequence_length: int, weigh: str):
+    def __init__(self, tokenizer, context_length: int, weigh: str):
         self.tokenizer = tokenizer
-        self.sequence_length = sequence_length
+        self.context_length = context_length
         self.weigh = weigh
 
     def map(self, element: dict) -> dict:
-        """Example to arrays; raises UserError for one that is longer than a row."""
+        """Example to arrays; raises UserError for one that is too long."""
         encoded = encode(self.tokenizer, element, self.weigh)
         length = len(encoded["tokens_T"])
-        if length > self.sequence_length:
+        if length > self.context_length:
             raise UserError(
-                f"config.data.sequence_length: a context of {length} tokens does not fit into "
-                f"{self.sequence_length}: {element['inputs'][0].strip()!r}"
+                f"config.data.context_length: a context of {length} tokens does not fit into "
+                f"{self.context_length}: {element['inputs'][0].strip()!r}"
             )
         return packable(encoded)
 

@@ -83,9 +83,9 @@ class RecursiveDecoder:
         """Takes the model's present weights.
 
         Args:
-            model: any module with `init_cache(batch, window)`, which makes leaves [layers, batch, kv_heads, window, head_width],
-                and `step(tokens_BC, start_B, cache)`, which returns float32 logits [B, C, V] and the cache: token c of slot b
-                stands at window index start_B[b] + c and attends to the indices up to its own.
+            model: any module with `init_cache(batch, window)`, which makes leaves [layers, batch, kv_heads, window,
+                head_width], and `step(tokens_BC, start_B, cache)`, which returns float32 logits [B, C, V] and the cache:
+                token c of slot b stands at window index start_B[b] + c and attends to the indices up to its own.
             tokenizer: a `retune_jax.tokenizer.Tokenizer`, or anything with its `encode`, `bos`, `eos` and `pieces`.
             config: sizes and limits.
         """
@@ -130,9 +130,7 @@ class RecursiveDecoder:
                 state = refill(state, *self._arrays(arrivals))
             busy = any(work is not None for work in working)
             if busy:
-                state, report = advance(
-                    self._graphdef, self._words, self.config, self._params, self._tables, state
-                )
+                state, report = advance(self._graphdef, self._words, self.config, self._params, self._tables, state)
             for number, prompt, facts, log_T in ended:  # the device works on in the meantime
                 yield number, self._result(prompt, facts, log_T)
             if not busy:

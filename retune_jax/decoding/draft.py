@@ -1,42 +1,57 @@
-"""Guessing tokens: what a context says next is mostly a copy of what it has said before.
+r"""Guessing tokens: what a context says next is mostly a copy of what it has said before.
 
-A call repeats most of the prompt, an answer most of the returned value. So the guess is whatever followed, earlier in the same
-window, the place that looks most like the present one. Guesses are only ever *verified*, in the pass of the model that they ride
-along with: they change how many tokens a pass yields, never which.
+A call repeats most of the prompt, an answer most of the returned value. So the guess is whatever follows, earlier in
+the same window, the place that looks most like the present one. Guesses are only ever *verified*, in the pass of the
+model that they ride along with: they change how many tokens a pass yields, never which.
 
-Where to copy from. Take parity, `… of [0, 1, 1]?\\nSolution: Call: … of [` : the copy of the prompt has arrived at the first item,
-and copying on guesses `0`; but the model drops that item and writes `1`. The guess fails, and now the last tokens `[ 1` appear
-nowhere as a run. Three things can have happened to a running copy, each with a place where it goes on:
+Where to copy from. Take parity, `… of [0, 1, 1]?\nSolution: Call: … of [` : the copy of the prompt has arrived at the
+first item, and copying on guesses `0`; but the model drops that item and writes `1`. The guess fails, and the last
+tokens `[ 1` appear nowhere as a run. A copy is at one of these points:
 
-    the same      the guess held                 source
-    skipped       the copy left something out    just behind the next `1` after the source
-    replaced      the copy wrote another token   source, as if the guess had held
+    held        the last guess was right                            go on at the source
+    skipped     it left something out, like this one                go on just behind the next `1` after the source
+    inserted    it put a token in (a sum grows by a digit)          guess the failed token again
+    replaced    it wrote another token (`Carry 1` for `Carry 0`)    go on as if the guess had been right
 
-Every index of the window is rated as the place to copy from: by how long a run of tokens before it equals the end of the window,
-and by whether it continues the running copy in one of these ways. The best one, the earliest of equals, is the new source.
+Every index of the window is rated as the place to copy from: by how long a run of tokens before it equals the end of
+the window, and by whether it continues the running copy in one of these ways. The best one, the earliest of equals, is
+the new source.
 
-Shapes: B slots, X indices of a window.
+Two places are known beforehand: a fresh context is guessed to call, and to repeat its prompt behind `Call:`; what
+follows a pasted value is guessed to repeat the value (the transition sets that source).
+
+With the tiny tokenizer and 16 tokens a step, a pass yields 5.4 tokens on parity of 30 bits, 5.8 on addition of 60
+digits and 1.8 on dynamic programming of 12 items, whose calls begin with words that stand nowhere in their window.
+
+Shapes: B slots, X indices of a window, R tokens of a run.
 """
 
 import jax
 import jax.numpy as jnp
 
-from retune_jax.decoding.state import Slots, pick, take
+from retune_jax.decoding.reading import Words
+from retune_jax.decoding.state import Slots, take
 
 RUN = 12  # longest run that is compared; a longer one is no better
 SKIP = 8  # how far a copy may jump ahead
-SAME, SKIPPED, REPLACED = 100, 30, 25  # ratings, in units of a tenth of a token of the run
+# What a point is worth, where each token of a run is worth 10. Set by trying on the three tasks.
+HELD, SKIPPED, INSERTED, REPLACED = 100, 30, 28, 25
 
 
-def guess(slots: Slots) -> tuple[jax.Array, jax.Array]:
+def guess(words: Words, slots: Slots) -> tuple[jax.Array, jax.Array]:
     """Fills each window above `known` with guesses: returns the new tokens_BX and source_B."""
-    source_B = rate(slots)
     at_BX = jax.lax.broadcasted_iota(jnp.int32, slots.tokens_BX.shape, 1)
+    call = jnp.array(words.call, jnp.int32)
+    # A fresh context may begin with a call: `Call:`, then a copy of the prompt, which stands behind BOS.
+    fresh_B = (slots.known_B == slots.segment_B) & (slots.source_B <= 0)
+    source_B = jnp.where(fresh_B, 1 - len(words.call), rate(slots))
     known_B1, source_B1 = slots.known_B[:, None], source_B[:, None]
     # A copy that reaches the end of what is known goes on with its own guesses: text with a period is guessed for good.
     period_B1 = jnp.maximum(known_B1 - source_B1, 1)
-    copied_BX = take(slots.tokens_BX, source_B1 + (at_BX - known_B1) % period_B1)
-    return jnp.where(at_BX >= known_B1, copied_BX, slots.tokens_BX), source_B
+    guess_BX = take(slots.tokens_BX, source_B1 + (at_BX - known_B1) % period_B1)
+    ahead_BX = at_BX - known_B1
+    guess_BX = jnp.where(fresh_B[:, None] & (ahead_BX < len(words.call)), call.at[ahead_BX].get(mode="clip"), guess_BX)
+    return jnp.where(ahead_BX >= 0, guess_BX, slots.tokens_BX), source_B
 
 
 def rate(slots: Slots) -> jax.Array:
@@ -52,9 +67,12 @@ def rate(slots: Slots) -> jax.Array:
         equal_BX &= padded_BX[:, start : start + tokens_BX.shape[1]] == end_BR[:, back : back + 1]
         run_BX += equal_BX
     ahead_BX = at_BX - source_B1
-    copying_B1 = source_B1 > 0
-    held_B1 = pick(tokens_BX, slots.source_B - 1)[:, None] == end_BR[:, :1]
+    held_B1 = (source_B1 > 0) & (take(tokens_BX, source_B1 - 1) == end_BR[:, :1])
+    # The copy was running until the last token.
+    broke_B1 = (source_B1 > 1) & ~held_B1 & (take(tokens_BX, source_B1 - 2) == end_BR[:, 1:2])
     rating_BX = 10 * run_BX
-    rating_BX += jnp.where(copying_B1 & (ahead_BX == 0), jnp.where(held_B1, SAME, REPLACED), 0)
-    rating_BX += jnp.where(copying_B1 & (ahead_BX > 0) & (ahead_BX <= SKIP) & (run_BX > 0), SKIPPED - ahead_BX, 0)
+    rating_BX += jnp.where(held_B1 & (ahead_BX == 0), HELD, 0)
+    rating_BX += jnp.where(broke_B1 & (ahead_BX == 0), REPLACED, 0)
+    rating_BX += jnp.where(broke_B1 & (ahead_BX == -1), INSERTED, 0)
+    rating_BX += jnp.where(broke_B1 & (ahead_BX > 0) & (ahead_BX <= SKIP) & (run_BX > 0), SKIPPED - ahead_BX, 0)
     return jnp.argmax(jnp.where((at_BX > 0) & (at_BX < known_B1), rating_BX, -1), axis=1).astype(jnp.int32)

@@ -1,8 +1,8 @@
 """Copies of keys and values between the active windows and the stack: what a call keeps and a return brings back.
 
-Copies go block by block, and only the blocks that are needed: those of the slots that call (or return) in this transition, up to
-the length of the caller. The loop's carry is the buffer that is written, so XLA updates it in place; the transition is the
-only place where the stack is touched at all.
+Copies go block by block, and only the blocks that are needed: those of the slots that call (or return) in this
+transition, up to the length of the caller. The loop's carry is the buffer that is written, so XLA updates it in place;
+the transition is the only place where the stack is touched at all.
 
 Shapes: L layers, B slots, H key-value heads, X indices of a window, A stack length, D head width, N jobs.
 """

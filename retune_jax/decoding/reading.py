@@ -1,9 +1,9 @@
 r"""`retune_jax.protocol.read` on the device: what a finished segment means, for all slots at once, from token ids.
 
-A segment is a call when its text holds `Call:`, but a tokenizer may cut that word anywhere: `▁Call` `:`, or `Cal` `l` `:`, or
-byte by byte. So `Call:` and `Answer:` are searched for in bytes. An automaton (Aho and Corasick, 1975) reads the two words;
-its state is how much of either has just been read. Pieces are strings of bytes, so one table can say for each (state, token)
-which state follows and whether a word was completed on the way:
+A segment is a call when its text holds `Call:`, but a tokenizer may cut that word anywhere: `▁Call` `:`, or `Cal` `l`
+`:`, or byte by byte. So `Call:` and `Answer:` are searched for in bytes. An automaton (Aho and Corasick, 1975) reads
+the two words; its state is how much of either has just been read. Pieces are strings of bytes, so one table can say for
+each (state, token) which state follows and whether a word was completed on the way:
 
     state          token      next state     event
     ""             "▁Call"    "Call"
@@ -11,12 +11,14 @@ which state follows and whether a word was completed on the way:
     ""             "An"       "An"
     "An"           "swer:▁"   ""             Answer: ends here
 
-What has been read of a word that is not complete is at most six bytes, so the state before a token depends on the six pieces before it and on no others: every
-position looks six pieces back, all positions side by side, and nothing has to be carried from step to step.
+What has been read of a word that is not complete is at most six bytes, so the state before a token depends on the six
+pieces before it and on no others: every position looks six pieces back, all positions side by side, and nothing has to
+be carried from step to step.
 
-The prompt or value lies between two token indices, without the blank pieces at its ends. Where pieces allow, that is the text
-that `protocol.read` finds. They do not where the word ends inside a piece that goes on with something else (`:[`): such a
-segment is `bad_call`. Where a piece at either end mixes text with outer blanks (`",▁"`), the blanks stay.
+The prompt or value lies between two token indices, without the blank pieces at its ends. Where pieces allow, that is
+the text that `protocol.read` finds. They do not where the word ends inside a piece that goes on with something else
+(`:[`): such a segment is `bad_call`. Where a piece at either end mixes text with outer blanks (`",▁"`), the blanks
+stay.
 
 Shapes: B slots, X indices of a window, V pieces, S states of the automaton, K pieces looked back.
 """
@@ -47,12 +49,13 @@ class Words:
     opening: tuple[int, ...]
     returned: tuple[int, ...]  # "Return:"
     answer: tuple[int, ...]  # "\nAnswer:"
+    call: tuple[int, ...]  # " Call:", as a guess only
 
     @classmethod
     def of(cls, tokenizer, opening: str) -> "Words":
         """The words as that tokenizer cuts them. Splicing ids must equal encoding the spliced text."""
         returned, answer = paste("…").split(" …")
-        texts = (" ", opening, returned, answer)
+        texts = (" ", opening, returned, answer, f" {CALL}")
         return cls(tokenizer.bos, tokenizer.eos, *(tuple(int(i) for i in tokenizer.encode(text)) for text in texts))
 
 

@@ -28,7 +28,7 @@ class Result:
         status: one of `protocol.STATUSES`.
         text: the last segment of the top context, "" if it has none.
         value: the answer's value, "" unless the status is ok.
-        context: the tree of contexts, cut short where the problem ended early; the contexts that were open then have its status.
+        context: the tree of contexts, cut short where the problem ended early; contexts that were open then have its status.
         calls: calls made.
         tokens: tokens generated in all contexts, each segment's EOS counted.
         depth: most callers suspended at a time.

@@ -1,8 +1,8 @@
 """All that the decoder keeps between two passes of the model: plain arrays, a row a slot.
 
-A slot works on one problem. The context that it is writing is its *window*: token ids, and keys and values in the cache that
-attention reads. The callers of that context lie one after another on the slot's *stack*, outermost first, each exactly as long as
-its context was when it called. With `a` the top context, `b` its callee and `c` the active one:
+A slot works on one problem. The context that it is writing is its *window*: token ids, and keys and values in the cache
+that attention reads. The callers of that context lie one after another on the slot's *stack*, outermost first, each
+exactly as long as its context was when it called. With `a` the top context, `b` its callee and `c` the active one:
 
     stack      a a a a a a b b b b · · · · · · · ·        base of c = known of a + known of b
     window     c c c c c g g g · · ·                      known = 5, then the guesses g
@@ -40,15 +40,13 @@ class Slots:
         known_B: how many of its tokens are certain: prompt, generated, pasted.
         fed_B: how many of those have keys and values in the cache.
         segment_B: index of the first token of the segment that is being generated.
-        source_B: index from which the next guess is copied; 0: nowhere yet.
+        source_B: index from which the next guess is copied; 0 or less: from nowhere in the window (draft.py).
 
     Of the problem:
         status_B: RUNNING, ENDED (the segment has met EOS and waits for a transition) or an index into STATUSES.
-        problem_B: its number in the queue, which the draws depend on.
-        used_B: tokens generated, each segment's EOS counted.
-        calls_B: calls made.
-        deepest_B: most callers suspended at a time.
-        log_BT: the tokens generated, in order over all contexts, each segment closed by a mark of result.py. With the prompt
+        problem_B: its number in the queue, which the draws depend on. used_B: tokens generated, each segment's EOS
+        counted. calls_B: calls made. deepest_B: most callers suspended at a time. log_BT: the tokens generated, in
+        order over all contexts, each segment closed by a mark of result.py. With the prompt
             this determines the whole tree of contexts. Valid up to `used`.
 
     Of its open contexts, outermost first, the active one at index `depth`:

@@ -1,15 +1,15 @@
 """One pass of the model for every slot: prefill, decoding and the checking of guesses are the same thing.
 
-A pass feeds C tokens of each slot, beginning with the first that has no keys and values yet: known ones as far as there are any,
-then guesses. The model's choice after each of them says whether the next one is right:
+A pass feeds C tokens of each slot, beginning with the first that has no keys and values yet: known ones as far as there
+are any, then guesses. The model's choice after each of them says whether the next one is right:
 
-    fed →  0 1 2 3 4 5 6 7            C = 4, fed = 4, known = 6
-    window p p p p p p g h            the pass feeds p p g h at 4, 5, 6, 7
-    choices        · x y z            x stands behind the last known token, so it is certain. If x = g, then g was right,
+    fed →  0 1 2 3 4 5 6 7            C = 4, fed = 4, known = 6 window p p p p p p g h            the pass feeds p p g h
+    at 4, 5, 6, 7 choices        · x y z            x stands behind the last known token, so it is certain. If x = g,
+    then g was right,
                                       and y, the choice behind it, is certain too; if y = h, so is z.
 
-So a pass yields one token for certain and one more for each guess that holds, and all are exactly what feeding them one by one
-would have given. What was fed beyond that is overwritten by the next pass.
+So a pass yields one token for certain and one more for each guess that holds, and all are exactly what feeding them one
+by one would have given. What was fed beyond that is overwritten by the next pass.
 
 A slot that is not running feeds whatever lies at `fed`; nothing of it is kept.
 
@@ -30,7 +30,7 @@ from retune_jax.decoding.state import CONTEXT_FULL, ENDED, RUNNING, TOKEN_BUDGET
 def step(model, words: Words, config: DecoderConfig, slots: Slots, cache):
     """Feeds C tokens a slot. Returns the slots and the cache after it."""
     with jax.named_scope("draft"):
-        tokens_BX, source_B = draft.guess(slots) if config.draft else (slots.tokens_BX, slots.source_B)
+        tokens_BX, source_B = draft.guess(words, slots) if config.draft else (slots.tokens_BX, slots.source_B)
         slots = dataclasses.replace(slots, tokens_BX=tokens_BX, source_B=source_B)
         at_BC = slots.fed_B[:, None] + jnp.arange(config.tokens_per_step)
         fed_BC = take(slots.tokens_BX, at_BC)
@@ -100,7 +100,7 @@ def accept(words: Words, config: DecoderConfig, slots: Slots, chosen_BC) -> Slot
         tokens_BX=jnp.where(written_BX, last_B[:, None], slots.tokens_BX),
         known_B=known_B,
         fed_B=jnp.where(running_B, fed_B, slots.fed_B),
-        source_B=jnp.where(slots.source_B > 0, slots.source_B + new_B, 0),
+        source_B=slots.source_B + new_B,
         status_B=jnp.where(running_B, status_B, slots.status_B),
         used_B=slots.used_B + kept_B + jnp.where(running_B, ended_B, 0),
     )

@@ -48,9 +48,7 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
     ended_B = slots.status_B == ENDED
     if not config.calls:
         slots = _log(slots, ended_B, jnp.full_like(slots.status_B, result.ANSWERED), config)
-        return dataclasses.replace(
-            state, slots=dataclasses.replace(slots, status_B=jnp.where(ended_B, OK, slots.status_B))
-        )
+        return dataclasses.replace(state, slots=dataclasses.replace(slots, status_B=jnp.where(ended_B, OK, slots.status_B)))
 
     with jax.named_scope("read"):
         reading = read(tables, slots.tokens_BX, slots.segment_B, slots.known_B)
@@ -65,7 +63,7 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
         callers_BX = jnp.pad(
             _cut(stack_BA, caller_base_B, config.window), ((0, 0), (0, slots.tokens_BX.shape[1] - config.window))
         )
-        tokens_BX, length_B = _open(words, slots.tokens_BX, reading, calls_B, callers_BX, caller_known_B)
+        tokens_BX, value_B, length_B = _open(words, slots.tokens_BX, reading, calls_B, callers_BX, caller_known_B)
         prompt_B2 = fingerprint(tokens_BX, length_B)
 
     with jax.named_scope("judge"):
@@ -109,7 +107,7 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
             known_B=jnp.where(goes_on_B, length_B, slots.known_B),
             fed_B=jnp.where(call_B, 0, jnp.where(return_B, caller_known_B, slots.fed_B)),
             segment_B=jnp.where(goes_on_B, length_B, slots.segment_B),
-            source_B=jnp.where(goes_on_B, 0, slots.source_B),
+            source_B=jnp.where(goes_on_B, jnp.where(return_B, value_B, 0), slots.source_B),
             status_B=status_B,
             calls_B=slots.calls_B + call_B,
             deepest_B=jnp.maximum(slots.deepest_B, depth_B),
@@ -124,7 +122,7 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
 
 
 def _open(words: Words, tokens_BX, reading: Reading, calls_B, callers_BX, caller_known_B):
-    """The windows that the segments lead to, and their lengths (which may be more than there is room for).
+    """The windows that the segments lead to, where the copied text begins in them, and their lengths, fitting or not.
 
     Every such window is five stretches: what was there before, words of ours, a space if the copied text brings none,
     text copied from the old window, words of ours:
@@ -152,7 +150,7 @@ def _open(words: Words, tokens_BX, reading: Reading, calls_B, callers_BX, caller
     text_BX = jnp.where(at_BX >= end1_B1, word(space, end1_B1), text_BX)
     text_BX = jnp.where(at_BX >= end2_B1, take(tokens_BX, reading.low_B[:, None] + at_BX - end2_B1), text_BX)
     last_BX = jnp.where(calls_B[:, None], word(opening, end3_B1), word(answer, end3_B1))
-    return jnp.where(at_BX >= end3_B1, last_BX, text_BX), end4_B1[:, 0]
+    return jnp.where(at_BX >= end3_B1, last_BX, text_BX), end1_B1[:, 0], end4_B1[:, 0]
 
 
 def _ids(ids: tuple[int, ...]):

@@ -30,7 +30,7 @@ def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
     asked.sort(key=lambda item: -item[0])  # the longest first, so that no long one is left over at the end
     decoder = RecursiveDecoder(model, tokenizer, DecoderConfig(**config.decode))
     prompts = [task.question(problem, config.method) for _, problem in asked]
-    with tqdm(total=len(prompts), unit="problem", desc="evaluate", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=len(prompts), unit="problem", desc="evaluate", disable=None) as bar:
         results = decoder.solve(prompts, progress=lambda ended, total: bar.update(ended - bar.n))
     report = {
         "task": config.task,

@@ -47,6 +47,7 @@ def train(config: ConfigDict, workdir: Path):
         source(config),
         base.tokenizer,
         sequence_length=config.data.sequence_length,
+        context_length=config.data.context_length,
         rows=config.train.rows,
         weigh=config.train.loss,
         seed=config.seed,
