@@ -1,11 +1,11 @@
 """The tiny base model: all weights, from random ones, on general skills (retune_jax/data/corpus.py).
 
-Four stages, each from the one before, with ever longer lists:
+Three stages, each from the one before, with ever longer lists:
 
-    for stage in 1 2 3 4; do
+    for stage in 1 2 3; do
         python -m retune_jax.train --config=configs/base.py:stage=$stage --workdir=runs/base-$stage
     done
-    cp runs/base-4/base/* retune_jax/assets/tiny/
+    cp runs/base-3/base/* retune_jax/assets/tiny/
 """
 
 from retune_jax.config import pretraining, read_arguments
@@ -14,8 +14,7 @@ from retune_jax.config import pretraining, read_arguments
 STAGES = {
     "1": (600, 16, 256, ((0, 4), (26_000, 4), (46_000, 12))),
     "2": (700, 12, 384, ((0, 12), (28_000, 36))),
-    "3": (700, 12, 384, ((0, 36), (20_000, 60))),
-    "4": (800, 12, 384, ((0, 60), (8_000, 72))),
+    "3": (1000, 12, 400, ((0, 36), (14_000, 70))),
 }
 
 

@@ -13,6 +13,7 @@ from absl import flags
 
 from retune_jax import cli
 from retune_jax import config as recipes
+from retune_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
 LENGTHS = flags.DEFINE_string("lengths", None, "Lengths such as 1:40 or 4,8,16 (default: the run's config).")
@@ -28,6 +29,8 @@ def main(arguments: list[str]):
 
     workdir = Path(WORKDIR.value).expanduser()
     config = runs.read_config(workdir).unlock()
+    if config.task == recipes.PRETRAINING:
+        raise UserError(f"{workdir} holds a run of pretraining, which has no problems to be evaluated on")
     if LENGTHS.value is not None:
         config.eval.lengths = LENGTHS.value
     if PROBLEMS.value is not None:

@@ -178,6 +178,5 @@ class Context:
     def _flat(self) -> list[tuple]:
         """The tree as a list; which segments have a callee is enough to rebuild its shape."""
         return [
-            (context.prompt, context.status, [(s.text, s.callee is None) for s in context.segments])
-            for context in self.walk()
+            (context.prompt, context.status, [(s.text, s.callee is None) for s in context.segments]) for context in self.walk()
         ]

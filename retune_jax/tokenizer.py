@@ -78,8 +78,8 @@ def tiny() -> Tokenizer:
 def train(texts, output: pathlib.Path, vocab_size: int) -> None:
     """Trains a small BPE model in LLaMA's manner on an iterable of texts and writes it to `output`.
 
-    Digits stand alone, unknown characters fall back to bytes, nothing is normalised, and a newline, brackets and a comma with its
-    space are pieces of their own, so that a list costs two tokens an item.
+    Digits stand alone, unknown characters fall back to bytes, nothing is normalised, and a newline, brackets and a comma
+    with its space are pieces of their own, so that a list costs two tokens an item.
     """
     with open(output, "wb") as file:
         sentencepiece.SentencePieceTrainer.train(

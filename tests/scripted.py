@@ -104,7 +104,7 @@ class MixedModel(RandomModel):
 
 
 def babble(tokenizer) -> np.ndarray:
-    """A bias [V, V] that turns random logits in 0..1 into short segments of digits, with calls, bad calls and words mixed in."""
+    """A bias [V, V] that turns random logits in 0..1 into short segments of digits: calls, bad calls and words among them."""
     bias_VV = np.full((tokenizer.vocab_size,) * 2, -4.0, np.float32)
 
     def after(text: str, *likely: str):

@@ -153,8 +153,6 @@ def test_norm_is_the_written_one_in_float32():
     x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     close(norm(x), normed(np.float64(x), np.arange(6), 0.1))
     assert norm(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
-    big = jnp.full((6,), 1e30, jnp.bfloat16)
-    assert not np.isfinite(norm(big)[1:]).any() or np.isfinite(norm(big / 1e15)).all()
 
 
 @pytest.mark.parametrize("kv_heads, tied", [(1, False), (2, True), (4, False)])
@@ -286,7 +284,7 @@ def test_remat_changes_memory_and_neither_loss_nor_gradient():
             return jnp.square(model(tokens_BT, jnp.arange(64)[None], jnp.ones_like(tokens_BT), jax.random.key(0))).mean()
 
         results[remat] = jax.jit(jax.value_and_grad(loss))(adapter)
-        _, backward = jax.vjp(loss, adapter)
+        backward = jax.eval_shape(lambda adapter, loss=loss: jax.vjp(loss, adapter)[1], adapter)
         saved[remat] = sum(x.size for x in jax.tree.leaves(backward))
     for remat in ("dots", "full"):
         jax.tree.map(close, results[remat], results["none"])

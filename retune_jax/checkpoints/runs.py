@@ -38,9 +38,12 @@ def read_config(workdir: Path) -> ConfigDict:
     if not (workdir / CONFIG).is_file():
         raise UserError(f"{workdir} is not the folder of a run (it has no {CONFIG})")
     try:
-        return recipes.read(workdir / CONFIG)
-    except ValueError as error:
+        config = recipes.read(workdir / CONFIG)
+    except (ValueError, TypeError) as error:
         raise UserError(f"{workdir / CONFIG}: {error}") from error
+    if not {"task", "method", "train", "decode", "eval"} <= set(config):  # other programs have a config.json too
+        raise UserError(f"{workdir} is not the folder of a run (its {CONFIG} is another program's)")
+    return config
 
 
 def check(workdir: Path, config: ConfigDict):

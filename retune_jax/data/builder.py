@@ -68,9 +68,7 @@ class Retune(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description=f"Contexts of the task {config.task}, written down the way of {config.method}.",
             features=tfds.features.FeaturesDict({"inputs": texts, "outputs": texts, "length": np.int32}),
-            metadata=tfds.core.MetadataDict(
-                task=config.task, method=config.method, scale=config.scale, seed=config.seed
-            ),
+            metadata=tfds.core.MetadataDict(task=config.task, method=config.method, scale=config.scale, seed=config.seed),
             disable_shuffling=True,  # the pipeline shuffles
         )
 

@@ -51,8 +51,8 @@ def _word(rng: random.Random) -> str:
 
 
 def _items(rng: random.Random, count: int) -> list[str]:
-    """A list's items: bits, digits, or signed digits."""
-    low, high = rng.choice(((0, 1), (0, 1), (0, 9), (-5, 5)))
+    """A list's items: bits, digits, or, where it is not long, signed digits (which take a token more)."""
+    low, high = rng.choice(((0, 1), (0, 1), (0, 9), (-5, 5) if count <= 36 else (0, 9)))
     return [str(rng.randint(low, high)) for _ in range(count)]
 
 

@@ -45,9 +45,10 @@ def step(model, words: Words, config: DecoderConfig, slots: Slots, cache):
 def choose(config: DecoderConfig, slots: Slots, logits_BCV, at_BC):
     """The token for each window index `at`: the likeliest, or a draw that depends on nothing but which token it is.
 
-    A draw's noise is a hash of the seed, the problem, the context's path in the tree of calls, the index and the token. The same
-    token is drawn whatever the slot, the neighbours or the schedule, and whether it was guessed or not, so that checking a
-    guess against it keeps the distribution exactly. The largest of logits / temperature + Gumbel noise is such a draw.
+    A draw's noise is a hash of the seed, the problem, the context's path in the tree of calls, the index and the token: the
+    same token is drawn whatever the slot, the neighbours or the schedule, and whether it was guessed or not, so that
+    checking a guess against it keeps the distribution exactly. The largest of logits / temperature + Gumbel noise is such a
+    draw.
     """
     if config.temperature == 0:
         return jnp.argmax(logits_BCV, axis=-1).astype(jnp.int32)

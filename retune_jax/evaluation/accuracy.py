@@ -1,8 +1,8 @@
 """Accuracy by length: the problems, the grading, and what is told of them (eval.json and a table).
 
-The problems of a length depend on the seed and the length alone, so that every run of a task is asked the same ones. They are
-drawn by a generator that training never uses. Where a length has few problems (two lists of one bit), some come twice, and
-training has seen them all.
+The problems of a length depend on the task and the length alone, so that every run and every method is asked the same
+ones, and a larger evaluation asks those of a smaller one first. They are drawn by a generator that training never uses.
+Where a length has few problems (two lists of one bit), some come twice, and training has seen them all.
 """
 
 import math
@@ -17,11 +17,11 @@ from retune_jax.tasks.task import Task
 EVALUATION = 0x5EED  # sets these draws apart from the training set's
 
 
-def problems(task: Task, lengths: Sequence[int], per_length: int, seed: int) -> list[tuple[int, object]]:
+def problems(task: Task, lengths: Sequence[int], per_length: int) -> list[tuple[int, object]]:
     """The problems (length, problem) of an evaluation, `per_length` of each length."""
     drawn = []
     for length in lengths:
-        rng = np.random.default_rng([EVALUATION, seed, length])
+        rng = np.random.default_rng([EVALUATION, length])
         drawn += [(length, task.sample(rng, length)) for _ in range(per_length)]
     return drawn
 
@@ -67,7 +67,8 @@ def table(report: dict) -> str:
     lines = [f"{'length':>7} {'problems':>9} {'accuracy':>9}  {'95% interval':<15} statuses; errors"]
     for row in report["rows"]:
         mark = "*" if shortest <= row["length"] <= longest else " "
-        words = _counts(row["statuses"]) + (f"; {_counts(row['errors'])}" if row["errors"] else "")
+        errors = {name: count for name, count in row["errors"].items() if name not in row["statuses"]}
+        words = "; ".join(filter(None, (_counts(row["statuses"]), _counts(errors))))
         interval = f"{row['low']:.3f} - {row['high']:.3f}"
         lines.append(f"{row['length']:>6}{mark} {row['problems']:>9} {row['accuracy']:>9.3f}  {interval:<15} {words}")
     return "\n".join(lines)

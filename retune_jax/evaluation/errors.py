@@ -12,55 +12,68 @@ wrong. Parity of [1, 1, 0], where the innermost context but one errs:
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from retune_jax.protocol import Context
-from retune_jax.tasks.task import Call, ProblemError, Task
+from retune_jax.protocol import Context, Segment, read
+from retune_jax.tasks.task import Answer, Call, Task
 
 WRONG_CALL, WRONG_COMPUTATION, REPAIRED = "wrong_call", "wrong_computation", "repaired"
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """The first segment of a context that the solver would have written otherwise.
+    """The first segment of a context that means something else than what the solver writes in its place.
 
     Attributes:
         kind: `WRONG_CALL` where the solver calls here, `WRONG_COMPUTATION` where it answers.
         context: the one it is in.
-        written, right: the segment, and what the solver writes in its place.
+        segment: what was written.
+        right: the text of what the solver writes.
     """
 
     kind: str
     context: Context
-    written: str
+    segment: Segment
     right: str
 
 
 def mistake_in(task: Task, context: Context) -> Mistake | None:
-    """The first mistake of one context, its callees aside; None where it has none, or nobody could do better."""
+    """The first mistake of one context, its callees aside; None where it has none, or nobody could do better.
+
+    Segments are compared by what the protocol reads in them: words around a call or an answer are free.
+    """
+    value = None
     try:
         solver = task.solve(task.parse(context.prompt))
-    except ProblemError:
-        return None  # asked for no problem of the task: that mistake is the caller's
-    value = None
-    for segment in context.segments:
-        try:
-            wanted = solver.send(value)
-        except StopIteration as stop:
-            wanted = stop.value
-        except Exception:  # whatever a solver makes of a value that is rubbish; the mistake lies below
-            return None
-        if segment.text != wanted.text:
-            kind = WRONG_CALL if isinstance(wanted, Call) else WRONG_COMPUTATION
-            return Mistake(kind, context, segment.text, wanted.text)
-        if segment.callee is None:
-            return None
-        value = segment.callee.value
+        for segment in context.segments:
+            try:
+                wanted = solver.send(value)
+            except StopIteration as stop:
+                wanted = stop.value
+            if read(segment.text) != read(wanted.text):
+                kind = WRONG_CALL if isinstance(wanted, Call) else WRONG_COMPUTATION
+                return Mistake(kind, context, segment, wanted.text)
+            if segment.callee is None or isinstance(wanted, Answer):
+                return None
+            value = segment.callee.value
+    except Exception:
+        # The prompt is no problem of the task, or the solver can do nothing with what a callee returned; tasks raise
+        # whatever they like at rubbish. The mistake is the caller's, or the callee's.
+        return None
     return None
 
 
 def mistakes(task: Task, tree: Context) -> Iterator[Mistake]:
-    """All contexts of a tree with a mistake, in the order in which they opened."""
-    found = (mistake_in(task, context) for context in tree.walk())
-    return (mistake for mistake in found if mistake is not None)
+    """The first mistake of every context of a tree that has one, in the order in which they were written."""
+    waiting = [(tree, mistake_in(task, tree), 0)]
+    while waiting:
+        context, mistake, index = waiting.pop()
+        if index == len(context.segments):
+            continue
+        segment = context.segments[index]
+        if mistake is not None and mistake.segment is segment:
+            yield mistake
+        waiting.append((context, mistake, index + 1))
+        if segment.callee:
+            waiting.append((segment.callee, mistake_in(task, segment.callee), 0))
 
 
 def classify(task: Task, method: str, tree: Context, status: str, correct: bool) -> str | None:

@@ -20,12 +20,9 @@ def draw(reports: Sequence[dict], path: Path):
         rows = report["rows"]
         lengths = [row["length"] for row in rows]
         colour = COLOURS.get(report["method"])
-        axes.fill_between(
-            lengths, [row["low"] for row in rows], [row["high"] for row in rows], color=colour, alpha=0.18, lw=0
-        )
-        axes.plot(
-            lengths, [row["accuracy"] for row in rows], color=colour, marker=".", ms=4, lw=1.4, label=report["method"]
-        )
+        axes.fill_between(lengths, [row["low"] for row in rows], [row["high"] for row in rows], color=colour, alpha=0.18, lw=0)
+        axes.plot(lengths, [row["accuracy"] for row in rows], color=colour, marker=".", ms=4, lw=1.4, label=report["method"])
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="length of the problem", ylabel="accuracy", ylim=(-0.03, 1.03))
     axes.set_title(reports[0]["task"].replace("_", " "), loc="left", fontsize=11)
     axes.grid(axis="y", color="#dddddd", lw=0.6)

@@ -1,7 +1,6 @@
 """One evaluation: problems, decoder, grading, and the files and the table that come of it."""
 
 import json
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,9 +23,7 @@ def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
         tokenizer: the model's.
     """
     task = tasks.get(config.task)
-    asked = accuracy.problems(
-        task, recipes.read_lengths(config.eval.lengths), config.eval.problems_per_length, config.seed
-    )
+    asked = accuracy.problems(task, recipes.read_lengths(config.eval.lengths), config.eval.problems_per_length)
     asked.sort(key=lambda item: -item[0])  # the longest first, so that no long one is left over at the end
     decoder = RecursiveDecoder(model, tokenizer, DecoderConfig(**config.decode))
     prompts = [task.question(problem, config.method) for _, problem in asked]

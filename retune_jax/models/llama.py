@@ -12,11 +12,11 @@ The model is called in two ways, with the same weights and the same layer code:
   an explicit cache that is passed in and handed back. In decoding a token's position is its index in the cache's window.
 
 Shape suffixes: B batch (rows or slots), T tokens of a row, C tokens of a step, W window (cache length), D model width,
-N blocks of Q queries and S keys, H query heads, K key-value heads, G queries per key-value head (H = K·G), E head width, F feed-forward width, V vocabulary.
+N blocks of Q queries and S keys, H query heads, K key-value heads, G queries per key-value head (H = K·G), E head width,
+F feed-forward width, V vocabulary.
 """
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -310,7 +310,28 @@ class Llama(nnx.Module):
 
         x_BxCxD, new = jax.lax.scan(body, self.embed(tokens_BxC), (state, *cache))
         with jax.named_scope("write_cache"):
-            put = partial(jax.lax.dynamic_update_slice_in_dim, axis=2)
-            written = jax.vmap(put, in_axes=(1, 1, 0), out_axes=1)
-            cache = jax.tree.map(lambda old, fresh: written(old, fresh, start_B), cache, new)
+            cache = jax.tree.map(lambda old, fresh: _write(old, fresh, start_B), cache, new)
         return self.logits(x_BxCxD), cache
+
+
+def _write(cached_LxBxKxWxE, fresh_LxBxKxCxE, start_B):
+    """The cache with each slot's fresh entries at its own start, in place.
+
+    One scatter with the slots as its batch: a `vmap` of updates would have XLA transpose, and so copy, the whole cache.
+    """
+    numbers = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=(0, 2, 3, 4),
+        inserted_window_dims=(),
+        scatter_dims_to_operand_dims=(3,),
+        operand_batching_dims=(1,),
+        scatter_indices_batching_dims=(0,),
+    )
+    return jax.lax.scatter(
+        cached_LxBxKxWxE,
+        start_B[:, None],
+        fresh_LxBxKxCxE,
+        numbers,
+        indices_are_sorted=True,
+        unique_indices=True,
+        mode="clip",
+    )

@@ -26,8 +26,8 @@ def schedule(train) -> optax.Schedule:
 def make_optimizer(train) -> optax.GradientTransformation:
     """Clipping by global norm, then `train.optimizer` with decoupled weight decay, as `config.train` asks.
 
-    `adamw` is the paper's. `muon` (Jordan et al., 2024) steps along the orthogonalised momentum of each layer's matrices, at the
-    given rate, and leaves embeddings and scales to AdamW at a tenth of it; a base learns to copy in a fraction of the steps.
+    `adamw` is the paper's. `muon` (Jordan et al., 2024) steps along the orthogonalised momentum of each layer's matrices,
+    at the given rate, and leaves embeddings and scales to AdamW at a tenth of it. A base learns to copy sooner by it.
     """
     rate = schedule(train)
     if train.optimizer == "muon":

@@ -1,0 +1,456 @@
+"""Accuracy is counted as it is told, a mistake is found where it was made, and evaluate.py writes all of it or nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scripted import ScriptedModel, script_of
+
+from retune_jax import config as recipes
+from retune_jax import evaluate, tasks, tokenizer
+from retune_jax.checkpoints import runs, weights
+from retune_jax.errors import UserError
+from retune_jax.evaluation import accuracy, errors, figure, run
+from retune_jax.models import sharding
+from retune_jax.models.llama import Llama, LlamaConfig
+from retune_jax.protocol import STATUSES, Context, Segment
+
+ROOT = Path(__file__).parents[1]
+ADDITION, DP, PARITY = (tasks.get(name) for name in ("addition", "dynamic_programming", "parity"))
+
+# Intervals
+
+
+@pytest.mark.parametrize(
+    "correct, problems, low, high",
+    [  # Newcombe, 1998, table I, method 3; then the ends
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (20, 20, 0.8389, 1.0000),
+        (0, 1, 0.0000, 0.7935),
+    ],
+)
+def test_intervals_are_wilsons(correct, problems, low, high):
+    np.testing.assert_allclose(accuracy.wilson(correct, problems), (low, high), atol=5e-5)
+
+
+@given(st.integers(1, 5000).flatmap(lambda problems: st.tuples(st.integers(0, problems), st.just(problems))))
+def test_an_interval_holds_the_accuracy_and_stays_within_0_and_1(counts):
+    low, high = accuracy.wilson(*counts)
+    assert 0 <= low <= counts[0] / counts[1] <= high <= 1
+    assert (low == 0) == (counts[0] == 0) and (high == 1) == (counts[0] == counts[1])
+
+
+# Problems
+
+
+def test_problems_are_the_same_for_every_run_and_a_larger_evaluation_asks_them_first():
+    asked = accuracy.problems(PARITY, [9, 4], 5)
+    assert [length for length, _ in asked] == [9] * 5 + [4] * 5
+    assert all(len(problem) == length for length, problem in asked)
+    assert asked == accuracy.problems(PARITY, [9, 4], 5)
+    assert asked[5:] == accuracy.problems(PARITY, [4], 8)[:5]
+    assert len({problem for _, problem in accuracy.problems(PARITY, [30], 50)}) == 50
+
+
+# Mistakes
+
+
+def bits_tree(bits, **written):
+    """The tree of a model that solves parity but for some contexts: `at2=7` is the answer where two bits are left."""
+    context = None
+    for n in range(1, len(bits) + 1):
+        value = sum(bits[-n:]) % 2 if context is None else (bits[-n] + int(context.value)) % 2
+        answer = Segment(f" {written.get(f'at{n}', value)}")
+        call = [Segment(f" Call: {context.prompt}\n", context)] if context else []
+        context = Context(PARITY.prompt(bits[-n:]), (*call, answer))
+    return context
+
+
+def classified(task, tree):
+    problem = task.parse(tree.prompt)
+    correct = task.grade(problem, "retune", tree.segments[-1].text)
+    return errors.classify(task, "retune", tree, "ok", correct), [m.context.prompt for m in errors.mistakes(task, tree)]
+
+
+@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("method", tasks.METHODS)
+def test_a_true_solution_has_no_mistake(name, method):
+    task = tasks.get(name)
+    for seed in range(5):
+        tree = task.written(task.sample(np.random.default_rng(seed), 6), method)
+        assert errors.classify(task, method, tree, "ok", True) is None
+        assert method != "retune" or not list(errors.mistakes(task, tree))
+
+
+def test_a_computation_is_wrong_where_it_was_made_and_only_there():
+    tree = bits_tree((1, 1, 0, 1), at2=0)
+    assert classified(PARITY, tree) == ("wrong_computation", ["What is the parity of [0, 1]?"])
+    (mistake,) = errors.mistakes(PARITY, tree)
+    assert (mistake.kind, mistake.segment.text, mistake.right) == ("wrong_computation", " 0", " 1")
+    assert classified(PARITY, bits_tree((1,), at1=0)) == ("wrong_computation", ["What is the parity of [1]?"])
+
+
+def test_two_mistakes_that_cancel_are_repaired():
+    tree = bits_tree((1, 1, 0, 1), at2=0, at4=1)
+    assert classified(PARITY, tree) == (
+        "repaired",
+        ["What is the parity of [0, 1]?", "What is the parity of [1, 1, 0, 1]?"],
+    )
+
+
+def test_a_call_for_something_else_is_a_wrong_call_whatever_it_returns():
+    callee = bits_tree((1, 1, 1))  # of [1, 1, 0, 1], it should be [1, 0, 1]
+    call = Segment(f" Call: {callee.prompt}\n", callee)
+    top = PARITY.prompt((1, 1, 0, 1))
+    assert classified(PARITY, Context(top, (call, Segment(" 0")))) == ("wrong_call", [top])
+    assert classified(PARITY, Context(top, (call, Segment(" 1")))) == ("repaired", [top])
+
+
+def test_a_call_for_no_problem_is_the_callers_mistake_alone():
+    callee = Context("What is the weather?", (Segment(" fine"),))
+    top = Context(PARITY.prompt((1, 0)), (Segment(f" Call: {callee.prompt}\n", callee), Segment(" 0")))
+    assert classified(PARITY, top) == ("wrong_call", [top.prompt])
+
+
+def test_an_answer_in_place_of_a_call_and_a_call_in_place_of_an_answer():
+    early = Context(PARITY.prompt((1, 0)), (Segment(" 0"),))
+    assert classified(PARITY, early) == ("wrong_call", [early.prompt])
+    callee = bits_tree((1,))
+    late = Context(PARITY.prompt((0,)), (Segment(f" Call: {callee.prompt}\n", callee), Segment(" 1")))
+    assert classified(PARITY, late) == ("wrong_computation", [late.prompt])
+
+
+def test_other_words_with_the_same_meaning_are_no_mistake():
+    problem = DP.parse("[3, 2]")
+    tree = DP.written(problem, "retune")
+    sums = tree.segments[0].callee
+    spoken = Context(
+        sums.prompt,
+        (Segment(f" Well, Call: {sums.segments[0].callee.prompt}\n", sums.segments[0].callee), Segment(" Answer: [3, 2]")),
+    )
+    tree = Context(tree.prompt, (Segment(tree.segments[0].text, spoken), *tree.segments[1:]))
+    assert classified(DP, tree) == (None, [])
+
+
+def test_the_first_mistake_is_the_one_that_was_written_first():
+    """The top context calls the sums, which are added up wrongly, and then copies them wrongly into its second call."""
+    sums = Context("Create dp array [2]", (Segment(" Return [0] if negative else element.\nAnswer: [1]"),))
+    indices = Context("Create chosen indices array: sum array [9], item array [2], can use item True", (Segment(" [2]"),))
+    calls = (Segment(f" Call: {context.prompt}\n", context) for context in (sums, indices))
+    top = Context(DP.prompt(DP.parse("[2]")), (*calls, Segment(" [2]")))
+    assert [m.kind for m in errors.mistakes(DP, top)] == ["wrong_computation", "wrong_call"]
+    assert [m.context for m in errors.mistakes(DP, top)] == [sums, top]
+    assert classified(DP, top)[0] == "wrong_computation"
+
+
+def test_a_wrong_carry_is_a_wrong_computation():
+    callee = Context("8 + 7", (Segment(" Carry 0, Output 5"),))
+    top = Context("48 + 07", (Segment(" Call: 8 + 7\n", callee), Segment(" Carry 0, Output 45")))
+    assert classified(ADDITION, top) == ("wrong_computation", ["8 + 7"])
+
+
+@pytest.mark.parametrize("status", [status for status in STATUSES if status != "ok"])
+@pytest.mark.parametrize("method", tasks.METHODS)
+def test_a_problem_that_ended_early_is_classed_by_its_status(status, method):
+    cut = Context(
+        PARITY.prompt((1, 0)),
+        (Segment(" Call: What is the parity of [0]?\n", Context("What is the parity of [0]?", (), status)),),
+        status,
+    )
+    for tree in (cut, Context(PARITY.prompt((1, 0)), (), status)):
+        assert errors.classify(PARITY, method, tree, status, False) == status
+
+
+def test_a_method_without_calls_is_right_or_wrong():
+    tree = PARITY.written((1, 0), "baseline")
+    assert errors.classify(PARITY, "baseline", tree, "ok", True) is None
+    assert errors.classify(PARITY, "baseline", tree, "ok", False) == "wrong_computation"
+
+
+PROMPTS = [
+    "What is the parity of [1, 0]?",
+    "12 + 34",
+    "Create dp array [1, -2]",
+    "Create chosen indices array: sum array [1], item array [1, 2], can use item True",
+]
+PIECES = [
+    *PROMPTS,
+    " Call: ",
+    "\n",
+    "Answer:",
+    "Carry 1, Output 5",
+    "[1, 0]",
+    "[]",
+    " 1",
+    "True",
+    "²",
+    "9" * 30,
+    "-",
+    "",
+    "Call:",
+]
+TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=4).map("".join)
+TREES = st.recursive(
+    st.builds(Context, TEXTS, st.lists(st.builds(Segment, TEXTS), max_size=2).map(tuple)),
+    lambda inner: st.builds(Context, TEXTS, st.lists(st.builds(Segment, TEXTS, st.none() | inner), max_size=3).map(tuple)),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(tasks.names()), st.sampled_from(tasks.METHODS), TREES, st.booleans())
+def test_nothing_that_a_model_writes_raises(name, method, tree, correct):
+    task = tasks.get(name)
+    assert errors.classify(task, method, tree, "ok", correct) in (None, "wrong_call", "wrong_computation", "repaired")
+    text = tree.segments[-1].text if tree.segments else ""
+    assert task.grade(task.sample(np.random.default_rng(0), 3), method, text) in (True, False)
+
+
+@pytest.mark.parametrize("value", ["", "abc", "²", "1e9", "9" * 5000, "[1, x]", "None", "-"])
+def test_a_rubbish_value_is_the_callees_mistake(value):
+    callee = Context("What is the parity of [0]?", (Segment(f" {value}"),))
+    top = Context("What is the parity of [1, 0]?", (Segment(" Call: What is the parity of [0]?\n", callee), Segment(" 1")))
+    kind, where = classified(PARITY, top)
+    assert kind == "repaired" and where[0] == callee.prompt
+
+
+def test_a_deep_tree_is_searched_to_its_end():
+    bits = tuple(np.random.default_rng(0).integers(0, 2, 500).tolist())
+    assert classified(PARITY, bits_tree(bits)) == (None, [])
+    wrong = bits_tree(bits, at1=1 - bits[-1])
+    assert classified(PARITY, wrong) == ("wrong_computation", [PARITY.prompt(bits[-1:])])
+
+
+# eval.json, the table and the picture
+
+
+def result(tree, status="ok"):
+    return SimpleNamespace(status=status, text=tree.segments[-1].text if tree.segments else "", context=tree)
+
+
+@pytest.fixture
+def report():
+    asked = [(3, (1, 0, 1)), (2, (1, 1)), (3, (0, 0, 1)), (2, (0, 1)), (2, (1, 0))]
+    results = [
+        result(bits_tree((1, 0, 1))),
+        result(bits_tree((1, 1), at1=0)),
+        result(Context(PARITY.prompt((0, 0, 1)), (), "max_depth"), "max_depth"),
+        result(bits_tree((0, 1), at1=0, at2=1)),
+        result(bits_tree((1, 0))),
+    ]
+    return {
+        "task": "parity",
+        "method": "retune",
+        "trained_lengths": [1, 2],
+        "rows": accuracy.rows(PARITY, "retune", asked, results),
+    }
+
+
+def test_rows_count_what_happened(report):
+    short, long = report["rows"]
+    interval = dict(zip(("low", "high"), accuracy.wilson(2, 3)))
+    counts = {"statuses": {"ok": 3}, "errors": {"wrong_computation": 1, "repaired": 1}}
+    assert short == {"length": 2, "problems": 3, "correct": 2, "accuracy": 2 / 3, **interval, **counts}
+    interval = dict(zip(("low", "high"), accuracy.wilson(1, 2)))
+    counts = {"statuses": {"ok": 1, "max_depth": 1}, "errors": {"max_depth": 1}}
+    assert long == {"length": 3, "problems": 2, "correct": 1, "accuracy": 0.5, **interval, **counts}
+
+
+def test_an_answer_of_a_problem_that_ended_early_does_not_count():
+    right = PARITY.written((1, 0), "retune")
+    (row,) = accuracy.rows(PARITY, "retune", [(2, (1, 0))], [result(right, "token_budget")])
+    assert row["correct"] == 0 and row["errors"] == {"token_budget": 1}
+
+
+def test_the_table_says_all_of_it_and_marks_the_trained_lengths(report):
+    title, short, long = accuracy.table(report).split("\n")
+    assert title.split() == ["length", "problems", "accuracy", "95%", "interval", "statuses;", "errors"]
+    assert short.split(maxsplit=6) == ["2*", "3", "0.667", "0.208", "-", "0.939", "ok 3; repaired 1, wrong_computation 1"]
+    assert long.split(maxsplit=6) == ["3", "2", "0.500", "0.095", "-", "0.905", "max_depth 1, ok 1"]
+    assert short.index("0.667") == long.index("0.500")
+
+
+def test_the_picture_shows_every_report(report, tmp_path):
+    other = {**report, "method": "scratchpad", "rows": [{**row, "accuracy": 0.1} for row in report["rows"]]}
+    unknown = {**other, "method": "another"}
+    pictures = []
+    for number, shown in enumerate(([report], [report, other], [report, other, unknown])):
+        figure.draw(shown, tmp_path / f"{number}.png")
+        pictures.append(matplotlib.image.imread(tmp_path / f"{number}.png"))
+    assert pictures[0].shape[0] > 300 and pictures[0].shape[1] > 600
+    inks = [(picture[..., :3].min(-1) < 0.9).mean() for picture in pictures]
+    assert 0.005 < inks[0] < inks[1] < inks[2] < 0.5
+
+
+# The whole
+
+
+def settle(config):
+    """Small problems and a small decoder."""
+    config.decode.update({"slots": 4, "window": 128, "max_depth": 4, "stack_tokens": 256, "max_tokens": 200})
+    config.decode.update({"tokens_per_step": 4, "steps_per_advance": 8})
+    config.eval.update({"lengths": "1:3", "problems_per_length": 2})
+    return config
+
+
+@pytest.mark.parametrize("method", ["retune", "scratchpad"])
+def test_a_model_that_writes_the_truth_is_right_at_every_length(method, tmp_path, capsys):
+    config = settle(recipes.recipe(f"method={method}", task="parity"))
+    model = tokenizer.tiny()
+    asked = accuracy.problems(PARITY, [1, 2, 3], 2)
+    trees = {problem: PARITY.written(problem, method) for _, problem in asked}
+    script = script_of(model, trees.values(), config.decode.opening)
+    writer = ScriptedModel(script, model.vocab_size, model.encode("0")[0])
+    report = run.evaluate(workdir=tmp_path, config=config, model=writer, tokenizer=model)
+    assert json.loads((tmp_path / "eval.json").read_text()) == report
+    assert [(row["length"], row["correct"], row["errors"]) for row in report["rows"]] == [(n, 2, {}) for n in (1, 2, 3)]
+    assert capsys.readouterr().out == accuracy.table(report) + "\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.png", "eval.json"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run that has been trained for one step, as far as evaluation can tell."""
+    folder = tmp_path_factory.mktemp("trained")
+    shape = LlamaConfig(
+        vocab_size=tokenizer.tiny().vocab_size,
+        layers=1,
+        width=8,
+        heads=2,
+        kv_heads=1,
+        head_width=4,
+        hidden=8,
+        rope_theta=1e4,
+        norm_epsilon=1e-5,
+        tied_embeddings=True,
+        dtype="float32",
+        param_dtype="float32",
+    )
+    rng = np.random.default_rng(0)
+    state = nnx.state(nnx.eval_shape(lambda: Llama(shape, None, remat="none", rngs=nnx.Rngs(0))))
+    params = jax.tree.map(lambda x: rng.normal(0, 1, x.shape).astype(x.dtype), nnx.to_pure_dict(state))
+    weights.save_base(folder / "base", shape, params, tokenizer.tiny().path)
+    config = settle(recipes.recipe("", task="parity"))
+    config.base = str(folder / "base")
+    config.lora.update({"rank": 2, "targets": "q,down"})
+    mesh = sharding.make_mesh(-1, 1, 1)
+    base, lora = weights.load_base(config.base, config.model), weights.lora_config(config.lora)
+    model = weights.assemble(base, lora, remat="none", context_length=None, seed=0, mesh=mesh)
+    adapter = nnx.to_pure_dict(nnx.state(model, runs.LoRAParam))
+    runs.claim(folder / "run", config)
+    checkpoints = runs.Checkpoints(folder / "run", keep=1)
+    checkpoints.save(1, params=adapter, optimizer={"count": jnp.int32(1)}, data={}, config=config)
+    checkpoints.close()
+    return folder / "run"
+
+
+def command(**values):
+    """Runs evaluate.py's main in this process with flags of these values."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(**values):
+        evaluate.main([])
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+ROW = {
+    "length": int,
+    "problems": int,
+    "correct": int,
+    "accuracy": float,
+    "low": float,
+    "high": float,
+    "statuses": dict,
+    "errors": dict,
+}
+
+
+def test_the_command_writes_the_results_of_a_run_where_it_is_told(trained, tmp_path, capsys):
+    before = files(trained)
+    command(workdir=str(trained), lengths="2,4:5", problems_per_length=3, output=str(tmp_path / "new" / "here"))
+    assert files(trained) == before
+    assert sorted(path.name for path in (tmp_path / "new" / "here").iterdir()) == ["accuracy.png", "eval.json"]
+    report = json.loads((tmp_path / "new" / "here" / "eval.json").read_text())
+    assert list(report) == ["task", "method", "trained_lengths", "rows"]
+    assert (report["task"], report["method"], report["trained_lengths"]) == ("parity", "retune", [1, 21])
+    assert [row["length"] for row in report["rows"]] == [2, 4, 5]
+    for row in report["rows"]:
+        assert {name: type(value) for name, value in row.items()} == ROW and list(row) == list(ROW)
+        assert row["problems"] == 3 == sum(row["statuses"].values())
+        assert set(row["statuses"]) <= set(STATUSES)
+        assert set(row["errors"]) <= {*STATUSES, "wrong_call", "wrong_computation", "repaired"} - {"ok"}
+    assert capsys.readouterr().out == accuracy.table(report) + "\n"
+
+
+def test_the_command_writes_into_the_run_by_default_and_again_the_same(trained):
+    command(workdir=str(trained))
+    first = (trained / "eval.json").read_bytes()
+    assert (trained / "accuracy.png").stat().st_size > 1000
+    assert [row["length"] for row in json.loads(first)["rows"]] == [1, 2, 3], "as its config says"
+    command(workdir=str(trained))
+    assert (trained / "eval.json").read_bytes() == first
+    assert runs.read_config(trained).eval.lengths == "1:3", "a run's own configuration stays as it is"
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"workdir": "nowhere"}, "nowhere is not the folder of a run"),
+        ({"workdir": "empty"}, "empty is not the folder of a run"),
+        ({"workdir": "other"}, "another program's"),
+        ({"workdir": "list"}, "config.json"),
+        ({"workdir": "broken"}, "config.json"),
+        ({"workdir": "pretraining"}, "no problems to be evaluated on"),
+        ({"workdir": "untrained"}, "has no checkpoint yet"),
+        ({"lengths": "0:3"}, "'0:3'"),
+        ({"lengths": "5:2"}, "'5:2'"),
+        ({"lengths": "many"}, "'many'"),
+        ({"lengths": ""}, "lengths"),
+        ({"lengths": "2:90"}, "window"),
+        ({"problems_per_length": 0}, "problems_per_length"),
+        ({"output": "file"}, "file"),
+        ({"output": "file/below"}, "file"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_clear_line_and_nothing_is_written(trained, tmp_path, values, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "other", "list", "broken", "pretraining", "untrained"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "llama", "hidden_size": 4096}')
+    (tmp_path / "list" / "config.json").write_text("[1, 2]")
+    (tmp_path / "broken" / "config.json").write_bytes((trained / "config.json").read_bytes()[:100])
+    (tmp_path / "untrained" / "config.json").write_bytes((trained / "config.json").read_bytes())
+    recipes.write(recipes.pretraining(""), tmp_path / "pretraining" / "config.json")
+    (tmp_path / "file").write_text("")
+    before = files(tmp_path) | files(trained)
+    with pytest.raises(UserError, match=words) as error:
+        command(**{"workdir": str(trained), **values})
+    assert "\n" not in str(error.value)
+    assert files(tmp_path) | files(trained) == before
+
+
+def test_a_mistake_on_the_command_line_ends_with_code_2(tmp_path):
+    command = [sys.executable, "-m", "retune_jax.evaluate", f"--workdir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("retune_jax: error: ") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
