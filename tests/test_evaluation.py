@@ -348,6 +348,7 @@ def trained(tmp_path_factory):
     config = settle(recipes.recipe("", task="parity"))
     config.base = str(folder / "base")
     config.lora.update({"rank": 2, "targets": "q,down"})
+    config.decode.update({"max_tokens": 30, "max_calls": 3})
     mesh = sharding.make_mesh(-1, 1, 1)
     base, lora = weights.load_base(config.base, config.model), weights.lora_config(config.lora)
     model = weights.assemble(base, lora, remat="none", context_length=None, seed=0, mesh=mesh)

@@ -39,7 +39,7 @@ def read_config(workdir: Path) -> ConfigDict:
         raise UserError(f"{workdir} is not the folder of a run (it has no {CONFIG})")
     try:
         config = recipes.read(workdir / CONFIG)
-    except (ValueError, TypeError) as error:
+    except (ValueError, AttributeError) as error:  # no JSON, or no object
         raise UserError(f"{workdir / CONFIG}: {error}") from error
     if not {"task", "method", "train", "decode", "eval"} <= set(config):  # other programs have a config.json too
         raise UserError(f"{workdir} is not the folder of a run (its {CONFIG} is another program's)")
