@@ -1,7 +1,16 @@
-"""accuracy.png: accuracy by length, one curve a report, with its 95% intervals and the trained lengths shaded."""
+"""accuracy.png: accuracy by length, one curve a report, with its 95% intervals and the trained lengths shaded.
 
+Every evaluation draws its own. Several runs of a task go into one figure by
+
+    python -m retune_jax.evaluation.figure --output=parity.png --workdirs=runs/parity-retune-tiny,runs/parity-baseline-tiny
+"""
+
+import json
 from collections.abc import Sequence
 from pathlib import Path
+
+from retune_jax import cli
+from retune_jax.errors import UserError
 
 COLOURS = {"retune": "#1b6ca8", "scratchpad": "#d1802b", "baseline": "#7a7a7a"}
 
@@ -29,3 +38,27 @@ def draw(reports: Sequence[dict], path: Path):
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left")
     FigureCanvasAgg(figure).print_png(path)
+
+
+def main(arguments: list[str]):
+    """The command line."""
+    cli.no_arguments(arguments)
+    reports = [_read(Path(workdir).expanduser() / "eval.json") for workdir in WORKDIRS.value]
+    if len({report["task"] for report in reports}) > 1:
+        raise UserError("--workdirs: the runs are of different tasks")
+    draw(reports, Path(OUTPUT.value).expanduser())
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+if __name__ == "__main__":
+    from absl import flags
+
+    WORKDIRS = flags.DEFINE_list("workdirs", None, "Folders of evaluated runs.", required=True)
+    OUTPUT = flags.DEFINE_string("output", None, "The PNG to write.", required=True)
+    cli.run(main)
