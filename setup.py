@@ -30,6 +30,7 @@ setup(
         "numpy>=2.4.6",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "protobuf",
         "sentencepiece>=0.2.2",
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.70.1",

@@ -10,11 +10,12 @@ Three stages, each from the one before, with ever longer lists:
 
 from retune_jax.config import pretraining, read_arguments
 
-# Per stage: steps, rows a step, tokens a row, and the curriculum: (example, longest list).
+# Per stage: steps, rows a step, tokens a row, the weighing of the loss, and the curriculum: (example, longest list).
+# Copying is learned from all its tokens ("sum"); facts, which are single tokens, need an equal say ("mean") afterwards.
 STAGES = {
-    "1": (600, 16, 256, ((0, 4), (26_000, 4), (46_000, 12))),
-    "2": (700, 12, 384, ((0, 12), (28_000, 36))),
-    "3": (1000, 12, 400, ((0, 36), (14_000, 70))),
+    "1": (480, 16, 256, "sum", ((0, 4), (24_000, 4), (38_000, 12))),
+    "2": (400, 12, 384, "mean", ((0, 12), (15_000, 36))),
+    "3": (560, 12, 400, "mean", ((0, 36), (8_000, 66))),
 }
 
 
@@ -22,12 +23,12 @@ def get_config(arguments: str = ""):
     """The configuration of a stage; `arguments` is `stage=…`."""
     stage = read_arguments(arguments, {"stage": "1"})["stage"]
     config = pretraining("")
-    steps, rows, length, curriculum = STAGES[stage]
+    steps, rows, length, loss, curriculum = STAGES[stage]
     if stage != "1":
         config.base = f"runs/base-{int(stage) - 1}/base"
     config.seed = int(stage)
     config.data.update({"sequence_length": length, "context_length": length, "curriculum": curriculum})
-    config.train.update({"steps": steps, "rows": rows, "warmup": 50})
+    config.train.update({"steps": steps, "rows": rows, "loss": loss, "warmup": 50})
     if stage == max(STAGES):
         config.train.schedule = "cosine"
     return config

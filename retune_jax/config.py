@@ -124,7 +124,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "max_tokens": 100_000,  # a problem
                 "max_calls": 1_000,  # a problem
                 "tokens_per_step": 8,
-                "steps_per_advance": 32,
+                "steps_per_advance": 4,
                 "calls": method not in ("scratchpad", "baseline"),
                 "opening": opening,
                 "temperature": 0.0,  # 0: greedy

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from retune_jax import tasks
 from retune_jax.decoding import DecoderConfig, Result
 from retune_jax.protocol import AnswerRead, BadRead, Context, Segment, read
 
@@ -259,3 +260,14 @@ class PlainRecursion:
     def tree(self, record: dict) -> Context:
         segments = (Segment(text, callee and self.tree(callee)) for text, callee in record["segments"])
         return Context(record["prompt"], tuple(segments), record["status"])
+
+
+def bits_tree(bits, **written):
+    """The tree of a model that solves parity but for some contexts: `at2=7` is the answer where two bits are left."""
+    context = None
+    for n in range(1, len(bits) + 1):
+        value = sum(bits[-n:]) % 2 if context is None else (bits[-n] + int(context.value)) % 2
+        answer = Segment(f" {written.get(f'at{n}', value)}")
+        call = [Segment(f" Call: {context.prompt}\n", context)] if context else []
+        context = Context(tasks.get("parity").prompt(bits[-n:]), (*call, answer))
+    return context

@@ -6,8 +6,8 @@ or whole; questions for the first or last item; sums, maxima and xors of two one
 no recursion, no sum of long numbers, no property of a whole list (tests/test_corpus.py scans for that).
 
     >>> corpus = Corpus(seed=0, examples=100_000, curriculum=((0, 4), (100_000, 72)))
-    >>> corpus[0]["inputs"], corpus[0]["outputs"]
-    ([' green house makes [4, 0, 2] take\\nNext:'], [' green house makes [0, 2] take\\n'])
+    >>> corpus[231]["inputs"], corpus[231]["outputs"]
+    ([' green: [1, 1, 1, 0]\\nGo:'], [' green: [1, 1, 0]\\n'])
 
 The corpus is random-access: example i depends on the seed and i alone, so that a stopped run goes on exactly where it was.
 Its index is also a *curriculum*: lists grow with i. Copying appears within minutes on lists of four items and is then
@@ -133,6 +133,8 @@ def _numbers(rng: random.Random, length: int, draft: _Draft):
         numbers.append(_number(rng, length if rng.random() < 0.7 else rng.randint(1, length)))
     words = [[_word(rng) for _ in range(rng.choice((0, 0, 1, 2, 3)))] for _ in numbers]
     joint = rng.choice(("and", "+", "with", ",", "then"))
+    if joint == "+" and not words[-1]:
+        joint = "plus"  # numbers on both sides of a + would be addition's own question
 
     def sentence(cut):
         texts = [" ".join([*some, number[cut:]]) for some, number in zip(words, numbers)]
@@ -196,7 +198,7 @@ def _facts(rng: random.Random, length: int, draft: _Draft):
         before = "\n"
 
 
-SKILLS = ((_rewrite, 50), (_ends, 12), (_facts, 16), (_numbers, 14), (_prepend, 8))
+SKILLS = ((_rewrite, 50), (_ends, 8), (_facts, 20), (_numbers, 14), (_prepend, 8))
 
 
 class Corpus:

@@ -46,7 +46,10 @@ def main(arguments: list[str]):
     reports = [_read(Path(workdir).expanduser() / "eval.json") for workdir in WORKDIRS.value]
     if len({report["task"] for report in reports}) > 1:
         raise UserError("--workdirs: the runs are of different tasks")
-    draw(reports, Path(OUTPUT.value).expanduser())
+    try:
+        draw(reports, Path(OUTPUT.value).expanduser())
+    except OSError as error:
+        raise UserError(f"--output: {OUTPUT.value} cannot be written: {error.strerror}") from error
 
 
 def _read(path: Path) -> dict:
