@@ -15,5 +15,6 @@ def get_config(arguments: str = ""):
     if config.model.startswith("tiny"):
         # Two tokens a bit: a context of 21 bits takes 112 tokens, one of 40 bits 188, and all callers of that one 4,300.
         config.data.update({"scale": 0.5, "context_length": 128})
+        config.train.update({"steps": 300, "rows": 8, "learning_rate": 2e-3})
         config.decode.update({"window": 256, "stack_tokens": 6144, "max_tokens": 8192, "max_calls": 200})
     return config
