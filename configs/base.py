@@ -11,11 +11,11 @@ Three stages, each from the one before, with ever longer lists:
 from retune_jax.config import pretraining, read_arguments
 
 # Per stage: steps, rows a step, tokens a row, the weighing of the loss, and the curriculum: (example, longest list).
-# Copying is learned from all its tokens ("sum"); facts, which are single tokens, need an equal say ("mean") afterwards.
+# Copying is learned from all its tokens ("sum"); facts, which are single tokens, need an equal say ("mean") in between.
 STAGES = {
     "1": (480, 16, 256, "sum", ((0, 4), (24_000, 4), (38_000, 12))),
     "2": (400, 12, 384, "mean", ((0, 12), (15_000, 36))),
-    "3": (560, 12, 400, "mean", ((0, 36), (8_000, 66))),
+    "3": (650, 12, 400, "sum", ((0, 30), (10_000, 64))),
 }
 
 

@@ -21,6 +21,7 @@ import dataclasses
 import fcntl
 import io
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +79,10 @@ class Retune(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         examples = generate(self.builder_config, split)
         title = f"{self.builder_config.name} {split}"
-        yield from enumerate(tqdm(examples, title, unit=" contexts", disable=None if self.progress else True, leave=False))
+        # A bar on a terminal, a line now and then elsewhere.
+        pause = 0.1 if sys.stderr.isatty() else 15
+        bar = tqdm(examples, title, unit=" contexts", disable=not self.progress, leave=False, mininterval=pause)
+        yield from enumerate(bar)
 
 
 def generate(config: Config, split: str) -> Iterator[dict]:
