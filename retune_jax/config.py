@@ -98,6 +98,8 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "scale": 0.05,  # of the paper's number of examples
                 "sequence_length": 512,  # tokens of a packed row
                 "context_length": 512,  # of the longest context; attention looks no farther
+                "replay": 0.0,  # share of the examples that are the base's own text (data/corpus.py), not the task's
+                "replay_items": 60,  # of the longest list in that text
             },
             "train": {
                 "steps": 600,
@@ -208,6 +210,9 @@ def validate(config: ConfigDict):
     if config.decode.opening != tasks.get(config.task).opening(config.method):
         raise UserError(f"config.method: set it as the file's argument: --config=FILE.py:method={config.method}")
     _above(config, "data.scale", 0)
+    if not 0 <= config.data.replay < 1:
+        raise UserError(f"config.data.replay: {config.data.replay} is not in [0, 1)")
+    _at_least(config, "data.replay_items", 1)
     if config.data.scale > 1:
         raise UserError(f"config.data.scale: {config.data.scale} is more than 1, the paper's size")
     if config.base is None:

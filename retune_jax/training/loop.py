@@ -18,6 +18,7 @@ from retune_jax import config as recipes
 from retune_jax.checkpoints import runs, weights
 from retune_jax.data import builder, pipeline
 from retune_jax.data.corpus import Corpus
+from retune_jax.data.mixture import Mixture
 from retune_jax.evaluation.run import evaluate
 from retune_jax.models import sharding
 from retune_jax.training import loss, optimizer
@@ -144,4 +145,8 @@ def source(config: ConfigDict):
         data_dir=config.data.dir,
         progress=jax.process_index() == 0,
     )
-    return data.source("train")
+    examples = data.source("train")
+    if not config.data.replay:
+        return examples
+    corpus = Corpus(config.seed, len(examples), ((0, config.data.replay_items),))
+    return Mixture(examples, corpus, config.data.replay)
