@@ -14,13 +14,18 @@ class Mixture:
 
     def __init__(self, main, other, share: float):
         self.main, self.other, self.share = main, other, share
+        self.length = round(len(main) / (1 - share))
+        while self.length - int(self.length * share) > len(main):  # rounding has made room for one too many
+            self.length -= 1
+        while self.length - int(self.length * share) < len(main):
+            self.length += 1
 
     def __len__(self) -> int:
-        return round(len(self.main) / (1 - self.share))
+        return self.length
 
     def __getitem__(self, index: int):
         """Example `index`; those of `other` stand at even distances."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         before, after = int(index * self.share), int((index + 1) * self.share)
-        return self.other[before % len(self.other)] if after > before else self.main[min(index - before, len(self.main) - 1)]
+        return self.other[before % len(self.other)] if after > before else self.main[index - before]
