@@ -21,7 +21,6 @@ import dataclasses
 import fcntl
 import io
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,10 +30,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
-from tqdm import tqdm
 
 from retune_jax import tasks
 from retune_jax.errors import UserError
+from retune_jax.progress import bar
 
 # Fresh problems of each trained length.
 HELD_OUT = {"validation": 5, "test": 10}
@@ -79,10 +78,7 @@ class Retune(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         examples = generate(self.builder_config, split)
         title = f"{self.builder_config.name} {split}"
-        # A bar on a terminal, a line now and then elsewhere.
-        pause = 0.1 if sys.stderr.isatty() else 15
-        bar = tqdm(examples, title, unit=" contexts", disable=not self.progress, leave=False, mininterval=pause)
-        yield from enumerate(bar)
+        yield from enumerate(bar(examples, desc=title, unit=" contexts", disable=not self.progress, leave=False))
 
 
 def generate(config: Config, split: str) -> Iterator[dict]:

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from retune_jax.decoding.state import pick, take
 from retune_jax.protocol import ANSWER, CALL, paste
 
 # Events of a token: a word was completed in it, cleanly, or with more text behind it in the same piece.
@@ -150,8 +151,8 @@ def read(tables: Tables, tokens_BX, begin_B, end_B) -> Reading:
     before_BX = jnp.pad(nearest_BX[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
 
     def look_back(at_BX, _):
-        at_BX = jnp.where(at_BX >= 0, _take(before_BX, at_BX), -1)
-        return at_BX, jnp.where(at_BX >= 0, _take(ids_BX, at_BX), nothing)
+        at_BX = jnp.where(at_BX >= 0, take(before_BX, at_BX), -1)
+        return at_BX, jnp.where(at_BX >= 0, take(ids_BX, at_BX), nothing)
 
     def go_on(state_BX, piece_BX):
         return tables.after_SV[state_BX, piece_BX] % STATES, None
@@ -169,20 +170,15 @@ def read(tables: Tables, tokens_BX, begin_B, end_B) -> Reading:
     low_B = jnp.min(jnp.where(kept_BX, at_BX, end_B[:, None]), axis=1)
     high_B = jnp.max(jnp.where(kept_BX, at_BX + 1, low_B[:, None]), axis=1)
     last_B = nearest_BX[:, -1]
-    ends_B = (last_B >= 0) & tables.newline_V[_take(ids_BX, last_B[:, None])[:, 0]]
+    ends_B = (last_B >= 0) & tables.newline_V[pick(ids_BX, last_B)]
     bad_call_B = ~whole_call_B | ~ends_B | (low_B == high_B)
     return Reading(
         is_call_B=is_call_B,
         is_bad_B=jnp.where(is_call_B, bad_call_B, ~whole_answer_B),
         low_B=low_B,
         high_B=high_B,
-        spaced_B=(low_B < high_B) & tables.spaced_V[_take(ids_BX, low_B[:, None])[:, 0]],
+        spaced_B=(low_B < high_B) & tables.spaced_V[pick(ids_BX, low_B)],
     )
-
-
-def _take(values_BX, at_BX):
-    """values_BX[b, at_BX[b, i]], where indices outside the window take its first or last value."""
-    return jnp.take_along_axis(values_BX, at_BX, axis=1, mode="clip")
 
 
 def _last(event_BX, at_BX, whole):

@@ -1,15 +1,13 @@
 """One evaluation: problems, decoder, grading, and the files and the table that come of it."""
 
 import json
-import sys
 from pathlib import Path
-
-from tqdm import tqdm
 
 from retune_jax import config as recipes
 from retune_jax import tasks
 from retune_jax.decoding import DecoderConfig, RecursiveDecoder
 from retune_jax.evaluation import accuracy, figure
+from retune_jax.progress import bar
 
 REPORT, FIGURE = "eval.json", "accuracy.png"
 
@@ -28,9 +26,8 @@ def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
     asked.sort(key=lambda item: -item[0])  # the longest first, so that no long one is left over at the end
     decoder = RecursiveDecoder(model, tokenizer, DecoderConfig(**config.decode))
     prompts = [task.question(problem, config.method) for _, problem in asked]
-    pause = 0.1 if sys.stderr.isatty() else 15  # a bar on a terminal, a line now and then elsewhere
-    with tqdm(total=len(prompts), unit="problem", desc="evaluate", mininterval=pause) as bar:
-        results = decoder.solve(prompts, progress=lambda ended, total: bar.update(ended - bar.n))
+    with bar(total=len(prompts), unit="problem", desc="evaluate") as shown:
+        results = decoder.solve(prompts, progress=lambda ended, total: shown.update(ended - shown.n))
     report = {
         "task": config.task,
         "method": config.method,
