@@ -38,17 +38,17 @@ class PrefixModel(nnx.Module):
         self.vocab_size = vocab_size
 
     def init_cache(self, batch: int, window: int):
-        return (jnp.zeros((1, batch, 1, window, 1), jnp.uint32),)
+        return (jnp.zeros((batch, 1, window, 1), jnp.uint32),)
 
     def step(self, tokens_BC, start_B, cache):
-        count, window = tokens_BC.shape[1], cache[0].shape[3]
+        count, window = tokens_BC.shape[1], cache[0].shape[2]
         at_BC = (start_B[:, None] + jnp.arange(count)).astype(jnp.uint32)
         new_BC = entry(tokens_BC.astype(jnp.uint32), at_BC)
         put = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice(old, new, (at,)))
-        entries_BW = put(cache[0][0, :, 0, :, 0], new_BC, start_B)
+        entries_BW = put(cache[0][:, 0, :, 0], new_BC, start_B)
         old_B = jnp.where(jnp.arange(window) < start_B[:, None], entries_BW, 0).sum(1, dtype=jnp.uint32)
         hash_BC = old_B[:, None] + jnp.cumsum(new_BC, axis=1, dtype=jnp.uint32)
-        return self.logits(hash_BC, tokens_BC), (entries_BW[None, :, None, :, None],)
+        return self.logits(hash_BC, tokens_BC), (entries_BW[:, None, :, None],)
 
 
 class ScriptedModel(PrefixModel):

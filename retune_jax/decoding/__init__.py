@@ -3,8 +3,8 @@ r"""The recursive decoder: a model that calls itself, for many problems at a tim
     decoder = RecursiveDecoder(model, tokenizer, config)
     decoder.solve(["What is the parity of [0, 1, 1]?"])[0].value        # "0"
 
-Many problems are worked on side by side, each in a *slot*. `advance` runs a few passes of the model over all slots (`step.py`),
-then one *transition* (`transition.py`): slots whose segment is complete open a callee's context or go back to the caller's.
+Many problems are worked on side by side, each in a *slot*. `advance` repeats a pass of the model over all slots (`step.py`) and
+a *transition* (`transition.py`): slots whose segment is complete open a callee's context or go back to the caller's.
 The host (`decoder.py`) only puts problems in and takes results out. `state.py` says what a slot consists of, `reading.py` how
 a call is recognised, `draft.py` how tokens are guessed, `move.py` how keys and values are kept, `result.py` what comes out.
 

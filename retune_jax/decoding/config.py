@@ -18,7 +18,8 @@ class DecoderConfig:
         max_tokens: generated tokens of a problem, in all its contexts, each segment's EOS counted; more is `token_budget`.
         max_calls: calls of a problem; more is `call_budget`.
         tokens_per_step: tokens of a slot that one pass of the model takes: known ones first, then guesses.
-        steps_per_advance: passes of the model between two transitions. A slot whose segment ends early waits for the rest.
+        steps_per_advance: passes of the model, each with its transition, between two looks by the host. A slot whose
+            problem ends early waits for the rest.
         calls: False takes `Call:` for plain text: every segment is an answer (the methods that do not recurse).
         opening: text between a prompt and what the model generates, "\nSolution:" for Re-Tuning.
         temperature: 0 takes the likeliest token; above, tokens are drawn from softmax(logits / temperature).

@@ -27,16 +27,16 @@ from retune_jax.protocol import ANSWER, STATUSES
 
 @partial(jax.jit, static_argnames=("graphdef", "words", "config"), donate_argnames=("state",))
 def advance(graphdef, words: Words, config: DecoderConfig, params, tables: Tables, state: State):
-    """`steps_per_advance` passes of the model, then one transition.
+    """`steps_per_advance` times a pass of the model and a transition.
 
     Returns the state, and int32 [4, B] for the host to look at: status, used, calls and deepest of each slot.
     """
 
-    def body(_, carry):
-        return step(nnx.merge(graphdef, params), words, config, *carry)
+    def turn(_, state):
+        slots, cache = step(nnx.merge(graphdef, params), words, config, state.slots, state.cache)
+        return transition(words, tables, config, State(slots, cache, state.stack))
 
-    slots, cache = jax.lax.fori_loop(0, config.steps_per_advance, body, (state.slots, state.cache))
-    state = transition(words, tables, config, State(slots, cache, state.stack))
+    state = jax.lax.fori_loop(0, config.steps_per_advance, turn, state)
     slots = state.slots
     return state, jnp.stack([slots.status_B, slots.used_B, slots.calls_B, slots.deepest_B])
 
@@ -83,7 +83,7 @@ class RecursiveDecoder:
         """Takes the model's present weights.
 
         Args:
-            model: any module with `init_cache(batch, window)`, which makes leaves [layers, batch, kv_heads, window,
+            model: any module with `init_cache(batch, window)`, which makes leaves [batch, kv_heads, window,
                 head_width], and `step(tokens_BC, start_B, cache)`, which returns float32 logits [B, C, V] and the cache:
                 token c of slot b stands at window index start_B[b] + c and attends to the indices up to its own.
             tokenizer: a `retune_jax.tokenizer.Tokenizer`, or anything with its `encode`, `bos`, `eos` and `pieces`.

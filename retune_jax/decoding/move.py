@@ -4,7 +4,7 @@ Copies go block by block, and only the blocks that are needed: those of the slot
 transition, up to the length of the caller. The loop's carry is the buffer that is written, so XLA updates it in place;
 the transition is the only place where the stack is touched at all.
 
-Shapes: L layers, B slots, H key-value heads, X indices of a window, A stack length, D head width, N jobs.
+Shapes: B slots, H key-value heads, X indices of a window, A stack length, D head width, N jobs.
 """
 
 import jax
@@ -14,12 +14,12 @@ BLOCK = 64  # tokens of one copy
 
 
 def store(stack, cache, base_B, length_B, moves_B, window: int):
-    """The stack (leaves [L, B, H, A, D]) with the first `length` tokens of the moving windows laid down at `base`."""
+    """The stack (leaves [B, H, A, D]) with the first `length` tokens of the moving windows laid down at `base`."""
     return _copy(stack, cache, base_B, jnp.zeros_like(base_B), length_B, moves_B, window)
 
 
 def load(cache, stack, base_B, length_B, moves_B, window: int):
-    """The cache (leaves [L, B, H, X, D]) with `length` tokens from `base` of the moving slots' stacks at its beginning."""
+    """The cache (leaves [B, H, X, D]) with `length` tokens from `base` of the moving slots' stacks at its beginning."""
     return _copy(cache, stack, jnp.zeros_like(base_B), base_B, length_B, moves_B, window)
 
 
@@ -35,9 +35,9 @@ def _copy(into, out_of, into_B, out_of_B, length_B, moves_B, window):
         at = jnp.minimum((number - (end_B[slot] - jobs_B[slot])) * block, window - block)
 
         def leaf(into, out_of):
-            layers, _, heads, _, width = into.shape
-            piece = jax.lax.dynamic_slice(out_of, (0, slot, 0, out_of_B[slot] + at, 0), (layers, 1, heads, block, width))
-            return jax.lax.dynamic_update_slice(into, piece, (0, slot, 0, into_B[slot] + at, 0))
+            _, heads, _, width = into.shape
+            piece = jax.lax.dynamic_slice(out_of, (slot, 0, out_of_B[slot] + at, 0), (1, heads, block, width))
+            return jax.lax.dynamic_update_slice(into, piece, (slot, 0, into_B[slot] + at, 0))
 
         return jax.tree.map(leaf, into, out_of)
 

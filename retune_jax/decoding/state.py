@@ -12,7 +12,7 @@ exactly as long as its context was when it called. With `a` the top context, `b`
 cleared.
 
 Shapes: B slots, W window (longest context), X = W + tokens of a step (so that a step at the very end has somewhere to write),
-F open contexts (max_depth + 1), A stack length, T log length, L layers, H key-value heads, D head width.
+F open contexts (max_depth + 1), A stack length, T log length, H key-value heads, D head width.
 """
 
 from dataclasses import dataclass
@@ -80,12 +80,12 @@ class Slots:
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class State:
-    """The whole decoder. Only transitions touch the stack, so it stays out of the loop over the model's passes.
+    """The whole decoder.
 
     Attributes:
         slots: the bookkeeping.
-        cache: keys and values of the active windows: what `model.init_cache` makes, leaves [L, B, H, X, D].
-        stack: keys and values of the suspended callers, leaves [L, B, H, A, D].
+        cache: keys and values of the active windows: what `model.init_cache` makes, leaves [B, H, X, D].
+        stack: keys and values of the suspended callers, leaves [B, H, A, D].
     """
 
     slots: Slots

@@ -48,7 +48,12 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
     ended_B = slots.status_B == ENDED
     if not config.calls:
         slots = _log(slots, ended_B, jnp.full_like(slots.status_B, result.ANSWERED), config)
-        return dataclasses.replace(state, slots=dataclasses.replace(slots, status_B=jnp.where(ended_B, OK, slots.status_B)))
+        slots = dataclasses.replace(
+            slots,
+            status_B=jnp.where(ended_B, OK, slots.status_B),
+            segment_B=jnp.where(ended_B, slots.known_B, slots.segment_B),
+        )
+        return dataclasses.replace(state, slots=slots)
 
     with jax.named_scope("read"):
         reading = read(tables, slots.tokens_BX, slots.segment_B, slots.known_B)
@@ -101,12 +106,13 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
         caller_BF = call_B[:, None] & (at_F == slots.depth_B[:, None])
         # The place of the call in its caller tells it from the caller's other calls.
         path_B = mix(pick(slots.path_BF, slots.depth_B) * jnp.uint32(0x9E3779B1) + slots.known_B.astype(jnp.uint32))
+        known_B = jnp.where(goes_on_B, length_B, slots.known_B)
         slots = dataclasses.replace(
             slots,
             tokens_BX=jnp.where(goes_on_B[:, None], tokens_BX, slots.tokens_BX),
-            known_B=jnp.where(goes_on_B, length_B, slots.known_B),
+            known_B=known_B,
             fed_B=jnp.where(call_B, 0, jnp.where(return_B, caller_known_B, slots.fed_B)),
-            segment_B=jnp.where(goes_on_B, length_B, slots.segment_B),
+            segment_B=jnp.where(ended_B, known_B, slots.segment_B),
             source_B=jnp.where(goes_on_B, jnp.where(return_B, value_B, 0), slots.source_B),
             status_B=status_B,
             calls_B=slots.calls_B + call_B,
@@ -164,7 +170,8 @@ def _log(slots: Slots, ended_B, mark_B, config: DecoderConfig) -> Slots:
     count_BN = jax.lax.broadcasted_iota(jnp.int32, (slots.known_B.shape[0], config.window + 1), 1)
     text_BN = take(slots.tokens_BX, slots.segment_B[:, None] + count_BN)
     text_BN = jnp.where(count_BN == length_B[:, None], mark_B[:, None], text_BN)
-    # A mark stands in the place of the EOS. A segment that goes on is written again, at the same place, next time.
+    # A mark stands in the place of the EOS. A segment that goes on is written again, at the same place, next time; one
+    # that has ended is over (`segment` is `known`), and what is written of it lies above `used`.
     return dataclasses.replace(slots, log_BT=_put(slots.log_BT, text_BN, slots.used_B - length_B - ended_B))
 
 

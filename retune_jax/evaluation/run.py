@@ -7,6 +7,7 @@ from retune_jax import config as recipes
 from retune_jax import tasks
 from retune_jax.decoding import DecoderConfig, RecursiveDecoder
 from retune_jax.evaluation import accuracy, figure
+from retune_jax.models import lora
 from retune_jax.progress import bar
 
 REPORT, FIGURE = "eval.json", "accuracy.png"
@@ -24,6 +25,8 @@ def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
     task = tasks.get(config.task)
     asked = accuracy.problems(task, recipes.read_lengths(config.eval.lengths), config.eval.problems_per_length)
     asked.sort(key=lambda item: -item[0])  # the longest first, so that no long one is left over at the end
+    if model.config.param_dtype == "float32":
+        model = lora.merge(model)
     decoder = RecursiveDecoder(model, tokenizer, DecoderConfig(**config.decode))
     prompts = [task.question(problem, config.method) for _, problem in asked]
     with bar(total=len(prompts), unit="problem", desc="evaluate") as shown:

@@ -17,12 +17,16 @@ F feed-forward width, V vocabulary.
 """
 
 import dataclasses
+import operator
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from retune_jax.models.lora import LoraConfig, Projection
+
+# Up to so many layers are compiled one by one, which is faster than a loop over them, and quick to compile still.
+UNROLLED = 8
 
 REMAT_POLICIES = {
     "none": None,
@@ -148,24 +152,56 @@ class Attention(nnx.Module):
             mixed = jnp.einsum("nkgqs,nske->nqkge", shares, v)
             return self.o(mixed.reshape(*x_BxTxD.shape[:2], -1), keys[3])
 
-    def step(self, x_BxCxD, start_B, cached_k_BxKxWxE, cached_v_BxKxWxE):
-        """Attention of C new tokens to the cache below `start` and to each other; returns their keys and values too.
-
-        The cache is only read: all layers' new keys and values are written at once, after the last layer.
-        """
+    def step(self, x_BxCxD, start_B, cache):
+        """Attention of C new tokens to the cache below `start` and to each other; returns the cache with them, too."""
         with jax.named_scope("attention"):
-            count, window = x_BxCxD.shape[1], cached_k_BxKxWxE.shape[2]
-            positions_BxC = start_B[:, None] + jnp.arange(count)
-            q, k, v = self.project(x_BxCxD, positions_BxC, (None,) * 4)
+            cached_k_BxKxWxE, cached_v_BxKxWxE = cache
+            batch, count, _ = x_BxCxD.shape
+            q, k, v = self.project(x_BxCxD, start_B[:, None] + jnp.arange(count), (None,) * 4)
             k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B, K, C, E], as the cache lies
-            old = jnp.einsum("bckge,bkwe->bkgcw", q, cached_k_BxKxWxE, preferred_element_type=jnp.float32)
-            new = jnp.einsum("bckge,bkse->bkgcs", q, k, preferred_element_type=jnp.float32)
-            old = jnp.where((jnp.arange(window) < start_B[:, None])[:, None, None, None], old, -1e30)
-            new = jnp.where(jnp.tri(count, dtype=bool), new, -1e30)
-            shares = jax.nn.softmax(jnp.concatenate([old, new], axis=-1), axis=-1).astype(v.dtype)
-            mixed = jnp.einsum("bkgcw,bkwe->bckge", shares[..., :window], cached_v_BxKxWxE)
-            mixed += jnp.einsum("bkgcs,bkse->bckge", shares[..., window:], v)
-            return self.o(mixed.reshape(*x_BxCxD.shape[:2], -1)), k, v
+            q_BxKxRxE = q.transpose(0, 2, 3, 1, 4).reshape(*k.shape[:2], -1, k.shape[-1])  # R = G·C, a row for each query
+            old_W = jnp.arange(cached_k_BxKxWxE.shape[2]) < start_B[:, None, None, None]
+            new_RxC = jnp.tile(jnp.tri(count, dtype=bool), (q_BxKxRxE.shape[2] // count, 1))
+            old = jnp.einsum("bkre,bkwe->bkrw", q_BxKxRxE, cached_k_BxKxWxE, preferred_element_type=jnp.float32)
+            new = jnp.einsum("bkre,bkse->bkrs", q_BxKxRxE, k, preferred_element_type=jnp.float32)
+            # A softmax over both parts that never joins them; what it divides by comes last, where there is least to divide.
+            top = jnp.maximum(_masked_max(old, old_W), _masked_max(new, new_RxC))
+            old = jnp.where(old_W, jnp.exp(old - top), 0)
+            new = jnp.where(new_RxC, jnp.exp(new - top), 0)
+            total = old.sum(-1, keepdims=True) + new.sum(-1, keepdims=True)
+            mixed = jnp.einsum("bkrw,bkwe->bkre", old.astype(v.dtype), cached_v_BxKxWxE, preferred_element_type=jnp.float32)
+            mixed += jnp.einsum("bkrs,bkse->bkre", new.astype(v.dtype), v, preferred_element_type=jnp.float32)
+            mixed = (mixed / total).astype(v.dtype).reshape(batch, k.shape[1], -1, count, k.shape[-1])
+            mixed = self.o(mixed.transpose(0, 3, 1, 2, 4).reshape(batch, count, -1))
+        with jax.named_scope("write_cache"):
+            return mixed, (_write(cached_k_BxKxWxE, k, start_B), _write(cached_v_BxKxWxE, v, start_B))
+
+
+def _masked_max(scores, mask):
+    return jnp.max(jnp.where(mask, scores, -1e30), axis=-1, keepdims=True)
+
+
+def _write(cached_BxKxWxE, fresh_BxKxCxE, start_B):
+    """The cache with each slot's fresh entries at its own start, in place.
+
+    One scatter with the slots as its batch: a `vmap` of updates would have XLA transpose, and so copy, the whole cache.
+    """
+    numbers = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=(1, 2, 3),
+        inserted_window_dims=(),
+        scatter_dims_to_operand_dims=(2,),
+        operand_batching_dims=(0,),
+        scatter_indices_batching_dims=(0,),
+    )
+    return jax.lax.scatter(
+        cached_BxKxWxE,
+        start_B[:, None],
+        fresh_BxKxCxE,
+        numbers,
+        indices_are_sorted=True,
+        unique_indices=True,
+        mode="clip",
+    )
 
 
 class FeedForward(nnx.Module):
@@ -203,11 +239,11 @@ class Layer(nnx.Module):
         x_BxTxD += self.attention(self.attention_norm(x_BxTxD), positions_BxT, mask_NxQxS, keys[:4])
         return x_BxTxD + self.feed_forward(self.feed_forward_norm(x_BxTxD), keys[4:])
 
-    def step(self, x_BxCxD, start_B, cached_k, cached_v):
-        """The layer on new tokens, with a cache to read."""
-        mixed, k, v = self.attention.step(self.attention_norm(x_BxCxD), start_B, cached_k, cached_v)
+    def step(self, x_BxCxD, start_B, cache):
+        """The layer on new tokens, with a cache to read and to write."""
+        mixed, cache = self.attention.step(self.attention_norm(x_BxCxD), start_B, cache)
         x_BxCxD += mixed
-        return x_BxCxD + self.feed_forward(self.feed_forward_norm(x_BxCxD), (None,) * 3), k, v
+        return x_BxCxD + self.feed_forward(self.feed_forward_norm(x_BxCxD), (None,) * 3), cache
 
 
 class Llama(nnx.Module):
@@ -249,6 +285,7 @@ class Llama(nnx.Module):
         self.head = nnx.data(head)
         self.config = config
         self.remat = remat
+        self.unroll = config.layers <= UNROLLED
         self.context_length = context_length
 
     def embed(self, tokens):
@@ -282,17 +319,18 @@ class Llama(nnx.Module):
         if REMAT_POLICIES[self.remat] is not None:
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.layers)
-        x_BxTxD, _ = jax.lax.scan(body, self.embed(tokens_BxT), (state, keys))
+        x_BxTxD, _ = jax.lax.scan(body, self.embed(tokens_BxT), (state, keys), unroll=self.unroll)
         return self.logits(x_BxTxD)
 
     def init_cache(self, batch: int, window: int):
-        """An empty cache (keys, values), each [layers, batch, kv_heads, window, head_width] in the model's dtype.
+        """An empty cache: of each layer (keys, values), each [batch, kv_heads, window, head_width] in the model's dtype.
 
-        Head before window: a step reads each head's window as one contiguous block.
+        An array a layer: a layer's part of a larger one would be copied before it is multiplied. Head before window: a
+        step reads each head's window as one contiguous block.
         """
         c = self.config
-        shape = (c.layers, batch, c.kv_heads, window, c.head_width)
-        return jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype)
+        shape = (batch, c.kv_heads, window, c.head_width)
+        return tuple((jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype)) for _ in range(c.layers))
 
     def step(self, tokens_BxC, start_B, cache):
         """Feeds C tokens a slot: returns logits [B, C, V] float32 and the cache with their keys and values written.
@@ -302,36 +340,9 @@ class Llama(nnx.Module):
         start_B + C may not pass the window.
         """
         graphdef, state = nnx.split(self.layers)
-
-        def body(x, layer):
-            state, k, v = layer
-            x, k, v = nnx.merge(graphdef, state).step(x, start_B, k, v)
-            return x, (k, v)
-
-        x_BxCxD, new = jax.lax.scan(body, self.embed(tokens_BxC), (state, *cache))
-        with jax.named_scope("write_cache"):
-            cache = jax.tree.map(lambda old, fresh: _write(old, fresh, start_B), cache, new)
-        return self.logits(x_BxCxD), cache
-
-
-def _write(cached_LxBxKxWxE, fresh_LxBxKxCxE, start_B):
-    """The cache with each slot's fresh entries at its own start, in place.
-
-    One scatter with the slots as its batch: a `vmap` of updates would have XLA transpose, and so copy, the whole cache.
-    """
-    numbers = jax.lax.ScatterDimensionNumbers(
-        update_window_dims=(0, 2, 3, 4),
-        inserted_window_dims=(),
-        scatter_dims_to_operand_dims=(3,),
-        operand_batching_dims=(1,),
-        scatter_indices_batching_dims=(0,),
-    )
-    return jax.lax.scatter(
-        cached_LxBxKxWxE,
-        start_B[:, None],
-        fresh_LxBxKxCxE,
-        numbers,
-        indices_are_sorted=True,
-        unique_indices=True,
-        mode="clip",
-    )
+        x_BxCxD, written = self.embed(tokens_BxC), []
+        for number, layer_cache in enumerate(cache):
+            layer = nnx.merge(graphdef, jax.tree.map(operator.itemgetter(number), state))
+            x_BxCxD, layer_cache = layer.step(x_BxCxD, start_B, layer_cache)
+            written.append(layer_cache)
+        return self.logits(x_BxCxD), tuple(written)

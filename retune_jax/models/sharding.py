@@ -14,7 +14,7 @@ from retune_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
-CACHE = PartitionSpec(None, ("data", "fsdp"), "tensor")  # [layers, slots, kv_heads, window, head_width]
+CACHE = PartitionSpec(("data", "fsdp"), "tensor")  # [slots, kv_heads, window, head_width]
 
 # A leading None is the layer axis of the scanned layers.
 RULES = (
