@@ -10,11 +10,11 @@ from retune_jax.config import recipe
 
 
 def get_config(arguments: str = ""):
-    """The run's configuration; `arguments` is `method=…,model=…`."""
-    config = recipe(arguments, task="parity")
+    """The run's configuration; `arguments` is `method=…,model=…,data=…`."""
+    config = recipe(arguments, task="parity", small=0.5)
     if config.model.startswith("tiny"):
-        # Two tokens a bit: a context of 40 bits takes 188 tokens, and all callers of that one 4,300.
-        config.data.update({"scale": 0.5, "replay": 0.3})
+        # Two tokens a bit: a context of 40 bits takes 188 tokens, and all its calls down to one bit keep 4,000.
+        config.data.update({"replay": 0.3})
         config.train.update({"steps": 200, "rows": 8, "optimizer": "muon", "learning_rate": 1e-2})
-        config.decode.update({"window": 256, "stack_tokens": 6144, "max_tokens": 8192, "max_calls": 200})
+        config.decode.update({"window": 192, "stack_tokens": 6144, "max_tokens": 8192, "max_calls": 200})
     return config

@@ -2,7 +2,7 @@
 
 A file in configs/ is a short function over `recipe`:
 
-    def get_config(arguments=""):                       # "method=scratchpad,model=llama_7b", after the file's colon
+    def get_config(arguments=""):                       # "method=scratchpad,data=paper", after the file's colon
         config = recipe(arguments, task="parity")       # a complete configuration for that method and model
         config.train.steps = 400                        # what this task wants otherwise
         return config
@@ -41,20 +41,27 @@ MAY_CHANGE = (
 )
 
 
-def recipe(arguments: str, *, task: str) -> ConfigDict:
+def recipe(arguments: str, *, task: str, small: float = 0.05) -> ConfigDict:
     """The complete configuration of a task for the method and the model that `arguments` name.
 
     Args:
-        arguments: `method=…,model=…`, in any order; what is left out is `retune` and `tiny`.
+        arguments: `method=…,model=…,data=…`, in any order. Left out, they are `retune` and `tiny`, and for `data` what suits
+            the model: `small`, or `paper`, the training set at its full size.
         task: a name that `retune_jax.tasks.get` knows.
+        small: size of the small training set, relative to the full one, in the same proportions.
 
     Raises:
         UserError: names an argument that is not known, with the nearest one that is.
     """
-    given = read_arguments(arguments, {"method": "retune", "model": "tiny"})
+    given = read_arguments(arguments, {"method": "retune", "model": "tiny", "data": ""})
+    tiny = given["model"].startswith("tiny")
+    scales = {"small": small, "paper": 1.0, "": small if tiny else 1.0}
+    if given["data"] not in scales:
+        raise UserError(f"config argument data={given['data']}: it is small or paper")
     config = _small(task, given["method"], given["model"], tasks.get(task).opening(given["method"]))
-    if not given["model"].startswith("tiny"):
+    if not tiny:
         _paper(config)
+    config.data.scale = scales[given["data"]]
     return config.lock()
 
 
@@ -125,7 +132,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "stack_tokens": 16_384,  # tokens of all suspended contexts of a slot
                 "max_tokens": 100_000,  # a problem
                 "max_calls": 1_000,  # a problem
-                "tokens_per_step": 8,
+                "tokens_per_step": 16,
                 "steps_per_advance": 4,
                 "calls": method not in ("scratchpad", "baseline"),
                 "opening": opening,
@@ -142,7 +149,7 @@ def _paper(config: ConfigDict):
     """Turns the small recipe into the paper's for LLaMA 7B and 13B (Pasewark et al., 2024, and their released code)."""
     config.base = config_dict.placeholder(str)  # LLaMA's weights have to be brought
     config.lora.update({"rank": 64, "alpha": 64.0, "dropout": 0.05, "targets": "q,k,v,o"})
-    config.data.update({"scale": 1.0, "sequence_length": 2048, "context_length": 2048})
+    config.data.update({"sequence_length": 2048, "context_length": 2048})
     config.train.update(
         {
             "steps": 3900,  # 500,000 segments, 128 a step

@@ -1,5 +1,6 @@
 """A configuration is complete, checked as a whole, and a mistake in it is one line that names it."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from retune_jax import config as recipes
 from retune_jax.errors import UserError
+from retune_jax.tokenizer import tiny
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,9 +30,23 @@ def test_llama_presets_have_the_papers_recipe():
     assert (train.weight_decay, train.loss, config.data.sequence_length, config.data.scale) == (0.01, "sum", 2048, 1.0)
 
 
+def test_the_training_set_is_small_or_the_papers():
+    sizes = {given: recipes.recipe(given, task="parity", small=0.2).data.scale for given in ("", "data=paper", "data=small")}
+    assert sizes == {"": 0.2, "data=paper": 1.0, "data=small": 0.2}
+    assert recipes.recipe("model=llama_7b", task="parity", small=0.2).data.scale == 1.0
+    assert recipes.recipe("model=llama_7b,data=small", task="parity", small=0.2).data.scale == 0.2
+
+
 @pytest.mark.parametrize("method", ["retune", "scratchpad", "baseline"])
-def test_recipes_are_valid(method):
-    recipes.validate(recipes.recipe(f"method={method}", task="parity"))
+@pytest.mark.parametrize("task", ["parity", "addition", "dynamic_programming"])
+def test_shipped_recipes_are_valid_and_their_windows_hold_what_they_evaluate(task, method):
+    spec = importlib.util.spec_from_file_location(task, ROOT / "configs" / f"{task}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(f"method={method}")
+    assert (config.task, config.method) == (task, method)
+    recipes.validate(config)
+    recipes.check_window(config, tiny())
 
 
 @pytest.mark.parametrize(
@@ -40,6 +56,7 @@ def test_recipes_are_valid(method):
         ("model", ["model=VALUE"]),
         ("model=", ["model=VALUE"]),
         ("method=guess", ["guess", "retune"]),
+        ("data=large", ["large", "small or paper"]),
     ],
 )
 def test_wrong_arguments_are_named(arguments, words):

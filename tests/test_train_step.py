@@ -152,6 +152,23 @@ def test_the_step_clips_decays_and_reports_the_norm_before_clipping(split, batch
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), new["params"], close)
 
 
+def test_muon_turns_the_matrices_of_each_layer_alike_and_leaves_the_rest_to_adam():
+    train = train_settings(optimizer="muon", schedule="constant", warmup=0, learning_rate=0.01, clip=1e9, weight_decay=0.0)
+    muon = optimizer.make_optimizer(train)
+    keys = jax.random.split(KEY, 2)
+    params = {"kernel": jnp.zeros((2, 16, 16)), "embedding": jnp.zeros((31, 16))}
+    grads = {"kernel": jax.random.normal(keys[0], (2, 16, 16)), "embedding": jax.random.normal(keys[1], (31, 16))}
+    grads["kernel"] *= jnp.array([1.0, 1e-3])[:, None, None]  # a layer with small gradients steps as far as another
+    updates, _ = muon.update(grads, muon.init(params), params)
+    sizes = np.linalg.svd(updates["kernel"], compute_uv=False)
+    assert sizes.min() > 0.003 and sizes.max() < 0.015, "all directions are about the rate"
+    spread = np.linalg.svd(grads["kernel"], compute_uv=False)
+    assert spread.max() / spread.min() > 1e3
+    first = np.abs(updates["embedding"])  # every entry of Adam's first step is as long (with Nesterov's look ahead, 1.47 rates)
+    np.testing.assert_allclose(first, first.mean(), rtol=1e-3)
+    assert 0.001 <= first.mean() < 0.0015
+
+
 @pytest.mark.parametrize(
     "changes, rates",
     [

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from retune_jax import config as recipes
 from retune_jax import tasks
+from retune_jax.checkpoints import runs
 from retune_jax.decoding import DecoderConfig, RecursiveDecoder
 from retune_jax.evaluation import accuracy, figure
 from retune_jax.models import lora
 from retune_jax.progress import bar
 
-REPORT, FIGURE = "eval.json", "accuracy.png"
+FIGURE = "accuracy.png"
 
 
 def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
@@ -38,8 +39,8 @@ def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
         "rows": accuracy.rows(task, config.method, asked, results),
     }
     figure.draw([report], workdir / FIGURE)
-    fresh = workdir / (REPORT + ".new")  # last, and in one go: where it stands, the evaluation is complete
+    fresh = workdir / (runs.EVAL + ".new")  # last, and in one go: where it stands, the evaluation is complete
     fresh.write_text(json.dumps(report, indent=1) + "\n")
-    fresh.replace(workdir / REPORT)
+    fresh.replace(workdir / runs.EVAL)
     print(accuracy.table(report))
     return report

@@ -1,0 +1,22 @@
+"""Addition of two numbers, trained on 1-15 digits by Re-Tuning; or otherwise.
+
+    python -m retune_jax.train --config=configs/addition.py
+    python -m retune_jax.train --config=configs/addition.py:method=baseline,data=paper --config.train.steps=2000
+
+Any key of retune_jax/config.py can be set like the last one.
+"""
+
+from retune_jax.config import recipe
+
+
+def get_config(arguments: str = ""):
+    """The run's configuration; `arguments` is `method=…,model=…,data=…`."""
+    config = recipe(arguments, task="addition", small=0.02)
+    if config.model.startswith("tiny"):
+        # A token a digit: a context of 60 digits takes 387 tokens, and all its calls down to one digit keep 8,000.
+        config.train.update({"steps": 300, "rows": 8})
+        config.decode.update({"window": 400, "stack_tokens": 9216, "max_tokens": 12_288, "max_calls": 200})
+        config.eval.lengths = "1:60"
+        if config.method == "scratchpad":
+            config.decode.window = 2560  # it writes all of the recursion into one context
+    return config

@@ -1,0 +1,23 @@
+"""The largest sum of items that are not neighbours, trained on lists of 2-5 items by Re-Tuning; or otherwise.
+
+    python -m retune_jax.train --config=configs/dynamic_programming.py
+    python -m retune_jax.train --config=configs/dynamic_programming.py:method=scratchpad --config.train.steps=600
+
+Any key of retune_jax/config.py can be set like the last one.
+"""
+
+from retune_jax.config import recipe
+
+
+def get_config(arguments: str = ""):
+    """The run's configuration; `arguments` is `method=…,model=…,data=…`."""
+    config = recipe(arguments, task="dynamic_programming", small=0.25)
+    if config.model.startswith("tiny"):
+        # A context of 24 items takes 462 tokens, and all its calls down to one item keep 5,200.
+        config.train.update({"steps": 300, "rows": 8})
+        config.decode.update({"window": 480, "stack_tokens": 6144, "max_tokens": 12_288, "max_calls": 200})
+        config.eval.lengths = "2:24"
+        if config.method == "scratchpad":
+            config.data.update({"sequence_length": 1024, "context_length": 1024})
+            config.decode.window = 3328
+    return config
