@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 from small_llama import LORA, SHAPE, build, close, logits, parts, tokens, whole
 
-from retune_jax.models.llama import RMSNorm, rotate
+from retune_jax.models import llama
+from retune_jax.models.llama import RMSNorm, local_mask, rotate
 from retune_jax.models.lora import LoraConfig
 
 # Layers, against NumPy in float64
@@ -128,9 +129,14 @@ def test_logits_are_float32_and_weights_keep_their_own_dtype():
 PACKED = (np.array([5, 3, 8]), np.array([16]), np.array([1, 2, 1, 4]))  # contexts of three rows; padding is what is left
 
 
+@pytest.mark.parametrize("block", [2, 3, 4, 64])
 @pytest.mark.parametrize("context_length", [None, 4, 8, 16])
-def test_a_packed_row_is_its_contexts_alone(context_length):
-    """Also where attention is cut into blocks; contexts too long for their blocks are left out."""
+def test_a_packed_row_is_its_contexts_alone(context_length, block, monkeypatch):
+    """Also where attention is cut into blocks; contexts longer than was promised are left out."""
+    monkeypatch.setattr(llama, "BLOCK", block)
+    logits.clear_cache()  # it was compiled for another block
+    cut = local_mask(jnp.ones((1, 24), int), context_length).shape[2] < 24
+    assert cut == (block < 64 and context_length in (4, 8, 16))
     fits = [row[row <= (context_length or 16)] for row in PACKED]
     length = 24
     tokens_BT, ids_BT, positions_BT = (np.zeros((len(fits), length), np.int32) for _ in range(3))

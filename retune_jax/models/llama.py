@@ -28,6 +28,8 @@ from retune_jax.models.lora import LoraConfig, Projection
 # Up to so many layers are compiled one by one, which is faster than a loop over them, and quick to compile still.
 UNROLLED = 8
 
+BLOCK = 64  # queries of a packed row that attend together
+
 REMAT_POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -71,21 +73,21 @@ def rotate(x_BxTxNxE, positions_BxT, theta):
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BxTxNxE.dtype)
 
 
-def within_reach(x_BxTx___, block: int):
-    """What the queries of each block may have to look at: [B, T, …] to [N, S, …], a block with the one before it."""
+def within_reach(x_BxTx___, block: int, before: int):
+    """What the queries of each block may have to look at: [B, T, …] to [N, S, …], a block and so many before it."""
     batch, length, *rest = x_BxTx___.shape
-    if block == length:
-        return x_BxTx___
-    own = x_BxTx___.reshape(batch, length // block, block, *rest)
-    before = jnp.pad(own[:, :-1], ((0, 0), (1, 0), *((0, 0),) * (own.ndim - 2)))
-    return jnp.concatenate([before, own], axis=2).reshape(-1, 2 * block, *rest)
+    count = length // block
+    blocks = x_BxTx___.reshape(batch, count, block, *rest)
+    padded = jnp.pad(blocks, ((0, 0), (before, 0), *((0, 0),) * (blocks.ndim - 2)))
+    reached = jnp.concatenate([padded[:, shift : shift + count] for shift in range(before + 1)], axis=2)
+    return reached.reshape(-1, (before + 1) * block, *rest)
 
 
 def local_mask(segment_ids_BxT, context_length: int | None):
     """Which token attends to which, [N, Q, S]: to its own segment, and not ahead.
 
-    A packed row holds many contexts, and most of a T x T attention would be masked. Where no context is longer than a
-    block, a token's segment lies in its own block and the one before, and it is enough to look at these two.
+    A packed row holds many contexts, and most of a T x T attention would be masked. A token's segment begins less than
+    `context_length` before it: it is enough to look at its own block of the row and as many before it as that takes.
 
     Args:
         segment_ids_BxT: of packed rows; 0 is padding.
@@ -95,13 +97,14 @@ def local_mask(segment_ids_BxT, context_length: int | None):
         A boolean mask of N = B · T/Q blocks of Q queries and S keys, which `within_reach` puts in the same order.
     """
     batch, length = segment_ids_BxT.shape
-    block = length
-    if context_length is not None and 2 * context_length < length and length % context_length == 0:
-        block = context_length
+    block, before = BLOCK, -(-((context_length or length) - 1) // BLOCK)
+    if length % block or (before + 1) * block >= length:
+        block, before = length, 0
     places_BxT = jnp.broadcast_to(jnp.arange(length) + 1, (batch, length))  # 0 stands before the row
     queries = segment_ids_BxT.reshape(-1, block, 1), places_BxT.reshape(-1, block, 1)
-    keys = within_reach(segment_ids_BxT, block)[:, None], within_reach(places_BxT, block)[:, None]
-    return (queries[0] == keys[0]) & (queries[1] >= keys[1]) & (keys[1] > 0)
+    keys = (within_reach(x, block, before)[:, None] for x in (segment_ids_BxT, places_BxT))
+    segments, places = zip(queries, keys)
+    return (segments[0] == segments[1]) & (places[0] >= places[1]) & (places[1] > 0)
 
 
 class RMSNorm(nnx.Module):
@@ -144,8 +147,8 @@ class Attention(nnx.Module):
         """Attention of rows to themselves, block by block, where the mask that `local_mask` made allows."""
         with jax.named_scope("attention"):
             q, k, v = self.project(x_BxTxD, positions_BxT, keys)
-            block = mask_NxQxS.shape[1]
-            q, k, v = q.reshape(-1, block, *q.shape[2:]), within_reach(k, block), within_reach(v, block)
+            block, before = mask_NxQxS.shape[1], mask_NxQxS.shape[2] // mask_NxQxS.shape[1] - 1
+            q, k, v = q.reshape(-1, block, *q.shape[2:]), *(within_reach(x, block, before) for x in (k, v))
             scores_NxKxGxQxS = jnp.einsum("nqkge,nske->nkgqs", q, k, preferred_element_type=jnp.float32)
             scores_NxKxGxQxS = jnp.where(mask_NxQxS[:, None, None], scores_NxKxGxQxS, -1e30)
             shares = jax.nn.softmax(scores_NxKxGxQxS, axis=-1).astype(v.dtype)
