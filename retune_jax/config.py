@@ -103,6 +103,8 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
             "data": {
                 "dir": "~/.cache/retune_jax/data",  # prepared training sets, shared by runs
                 "scale": 0.05,  # of the paper's number of examples
+                "per_length": 0,  # distinct problems of each trained length instead, each context once; 0: the paper's sampling
+                "resample": True,  # the paper's drops and repeats; False: each distinct context once
                 "sequence_length": 512,  # tokens of a packed row
                 "context_length": 512,  # of the longest context; attention looks no farther
                 "replay": 0.0,  # share of the examples that are the base's own text (data/corpus.py), not the task's
@@ -217,6 +219,7 @@ def validate(config: ConfigDict):
     if config.decode.opening != tasks.get(config.task).opening(config.method):
         raise UserError(f"config.method: set it as the file's argument: --config=FILE.py:method={config.method}")
     _above(config, "data.scale", 0)
+    _at_least(config, "data.per_length", 0)
     if not 0 <= config.data.replay < 1:
         raise UserError(f"config.data.replay: {config.data.replay} is not in [0, 1)")
     _at_least(config, "data.replay_items", 1)

@@ -182,3 +182,27 @@ def test_a_new_task_gets_every_method_and_a_training_set():
             assert copies == 1
             assert task.grade(task.parse(context.prompt), method, context.segments[-1].text)
     assert task.scratchpad((2, "abc")) == "ac\ncb\nac ab cb"
+
+
+@pytest.mark.parametrize("method", tasks.METHODS)
+@pytest.mark.parametrize("task", [ADDITION, DP, PARITY], ids=lambda task: task.name)
+def test_a_set_of_a_few_problems_a_length_holds_them_and_what_they_call(task, method):
+    few = tasks.with_training_set(task, per_length=3, resample=True)
+    examples = training_set(few, method, 1.0)
+    assert {copies for _, copies in examples} == {1}
+    tops = list(few.training_problems(method, np.random.default_rng(0), 1.0))
+    shortest, longest = task.trained_lengths
+    exist = {1: 2} if task is PARITY else {}  # lists of one bit
+    assert Counter(map(task.length, tops)) == {n: exist.get(n, 3) for n in range(shortest, longest + 1)}
+    expected = {context.prompt for top in tops for context in task.written(top, method).walk()}
+    assert {context.prompt for context, _ in examples} == expected
+    assert training_set(task, method, 0.01) == training_set(tasks.get(task.name), method, 0.01), "the task itself is unchanged"
+
+
+def test_without_resampling_every_distinct_context_comes_once():
+    plain = tasks.with_training_set(PARITY, per_length=0, resample=False)
+    examples = training_set(plain, "retune", 0.002)
+    assert {copies for _, copies in examples} == {1}
+    lengths = Counter(PARITY.length(PARITY.parse(context.prompt)) for context, _ in examples)
+    assert lengths[21] == 500 and lengths[1] == 2 and lengths[5] == 32
+    assert tasks.with_training_set(PARITY, per_length=0, resample=True) is PARITY

@@ -41,12 +41,14 @@ HELD_OUT = {"validation": 5, "test": 10}
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Config(tfds.core.BuilderConfig):
-    """Which data set: a task, a method, the size relative to the paper's, a seed."""
+    """Which data set: a task, a method, the size relative to the paper's, a seed, and how the training set is made."""
 
     task: str
     method: str
     scale: float
     seed: int
+    per_length: int
+    resample: bool
 
 
 class Retune(tfds.core.GeneratorBasedBuilder):
@@ -83,7 +85,7 @@ class Retune(tfds.core.GeneratorBasedBuilder):
 
 def generate(config: Config, split: str) -> Iterator[dict]:
     """Yields the examples of a split; a pure function of its arguments."""
-    task = tasks.get(config.task)
+    task = tasks.with_training_set(tasks.get(config.task), per_length=config.per_length, resample=config.resample)
     suffix = task.opening(config.method)
 
     def example(context, length):
@@ -144,7 +146,17 @@ class Prepared:
         return Contexts(self._builder.as_data_source(split, deserialize_method=raw))
 
 
-def prepare(task: str, method: str, *, scale: float, seed: int, data_dir, progress: bool) -> Prepared:
+def prepare(
+    task: str,
+    method: str,
+    *,
+    scale: float,
+    seed: int,
+    data_dir,
+    progress: bool,
+    per_length: int = 0,
+    resample: bool = True,
+) -> Prepared:
     """Opens a data set, writing it first where it does not exist.
 
     It is written beside its place and moved there once whole. Processes of one machine that ask for the same data set
@@ -157,14 +169,18 @@ def prepare(task: str, method: str, *, scale: float, seed: int, data_dir, progre
         seed: of all that is drawn.
         data_dir: folder of all data sets; `~` is the home folder.
         progress: draw a progress bar.
+        per_length, resample: another training set than the task's own, as in `tasks.with_training_set`.
 
     Raises:
         UserError: an unknown task, method or split, or a folder that cannot be written.
     """
     tasks.get(task).opening(method)  # refuses unknown names before anything is written
     root = Path(data_dir).expanduser()
-    name = f"{task}-{method}-{float(scale)}-seed{seed}"
-    config = Config(name=name, task=task, method=method, scale=float(scale), seed=seed)
+    size = f"{per_length}each" if per_length else f"{float(scale)}" if resample else f"{float(scale)}-once"
+    name = f"{task}-{method}-{size}-seed{seed}"
+    config = Config(
+        name=name, task=task, method=method, scale=float(scale), seed=seed, per_length=per_length, resample=resample
+    )
     try:
         with _quiet():
             builder = Retune(config, root)

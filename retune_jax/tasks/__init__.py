@@ -17,9 +17,9 @@ import importlib
 import pkgutil
 
 from retune_jax.errors import UserError
-from retune_jax.tasks.task import METHODS, Answer, Call, ProblemError, Task, trace
+from retune_jax.tasks.task import METHODS, Answer, Call, ProblemError, Task, trace, with_training_set
 
-__all__ = ["METHODS", "Answer", "Call", "ProblemError", "Task", "get", "names", "trace"]
+__all__ = ["METHODS", "Answer", "Call", "ProblemError", "Task", "get", "names", "trace", "with_training_set"]
 
 
 def names() -> list[str]:

@@ -232,6 +232,37 @@ class Task:
                 yield self.written(problem, method), copies
 
 
+def with_training_set(task: Task, *, per_length: int, resample: bool) -> Task:
+    """The task with another training set, for studies of what the set does.
+
+    Args:
+        task: left as it is.
+        per_length: so many distinct problems of each trained length, or all where fewer exist, in place of the task's own
+            sampling and at any scale; their contexts come once each. 0 keeps the task's own.
+        resample: False keeps every distinct context once, in place of the task's own rule of drops and repeats.
+    """
+    if not per_length and resample:
+        return task
+
+    class Other(type(task)):
+        def copies(self, problem, method, scale):
+            return 1.0, 1.0
+
+        if per_length:
+            traced = Task.traced  # of a task that chooses before solving, too
+
+            def training_problems(self, method, rng, scale):
+                for length in range(self.trained_lengths[0], self.trained_lengths[1] + 1):
+                    found = {}
+                    for _ in range(50 * per_length):  # where there are fewer problems, nearly all are met by then
+                        found[self.sample(rng, length)] = None
+                        if len(found) == per_length:
+                            break
+                    yield from found
+
+    return Other()
+
+
 def trace(task: Task, problem: Problem) -> Context:
     """Run the solver on the problem and return the tree of contexts that it writes."""
     *_, (_, context) = solved(task, problem, None)

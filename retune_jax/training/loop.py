@@ -141,6 +141,8 @@ def source(config: ConfigDict):
         config.task,
         config.method,
         scale=config.data.scale,
+        per_length=config.data.per_length,
+        resample=config.data.resample,
         seed=config.seed,
         data_dir=config.data.dir,
         progress=jax.process_index() == 0,
