@@ -14,9 +14,11 @@ def get_config(arguments: str = ""):
     config = recipe(arguments, task="addition", small=0.02)
     if config.model.startswith("tiny"):
         # A token a digit: a context of 60 digits takes 387 tokens, and all its calls down to one digit keep 8,000.
-        config.train.update({"steps": 300, "rows": 8})
+        config.train.update({"steps": 400, "rows": 8})
         config.decode.update({"window": 400, "stack_tokens": 9216, "max_tokens": 12_288, "max_calls": 200})
         config.eval.lengths = "1:60"
         if config.method == "scratchpad":
             config.decode.window = 2560  # it writes all of the recursion into one context
+        else:
+            config.data.context_length = 128  # 15 digits take 117
     return config
