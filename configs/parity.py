@@ -14,7 +14,7 @@ def get_config(arguments: str = ""):
     config = recipe(arguments, task="parity", small=0.5)
     if config.model.startswith("tiny"):
         # Two tokens a bit: a context of 40 bits takes 188 tokens, and all its calls down to one bit keep 4,000.
-        config.data.update({"replay": 0.3})
-        config.train.update({"steps": 200, "rows": 8, "optimizer": "muon", "learning_rate": 1e-2})
+        config.data.context_length = 128  # 21 bits take 112, and as a scratchpad 115
+        config.train.update({"steps": 400, "rows": 8})
         config.decode.update({"window": 192, "stack_tokens": 6144, "max_tokens": 8192, "max_calls": 200})
     return config

@@ -80,6 +80,7 @@ def pretraining(arguments: str) -> ConfigDict:
         "context_length": 128,
         "examples": 10_000_000,
         "curriculum": ((0, 4),),  # (example, longest list), in order
+        "repeats": 0.0,  # share of the lists in which most items repeat the one before
     }
     config.train.update({"optimizer": "muon", "learning_rate": 2e-2, "schedule": "constant", "loss": "sum"})
     return config.lock()

@@ -9,7 +9,7 @@ import pytest
 
 from retune_jax import tasks
 from retune_jax.data import corpus
-from retune_jax.data.corpus import CUES, FIRST, LAST, WHOLE, Corpus
+from retune_jax.data.corpus import CUES, FIRST, LAST, VALUE, WHOLE, Corpus
 from retune_jax.protocol import CALL
 
 EXAMPLES, LONGEST = 20_000, 72
@@ -18,9 +18,20 @@ TASKS = {name: tasks.get(name) for name in tasks.names()}  # of later ones too
 
 @pytest.fixture(scope="module")
 def examples():
-    """Many examples at the end of the curriculum."""
-    source = Corpus(seed=0, examples=EXAMPLES, curriculum=((0, LONGEST),))
-    return [source[i] for i in range(EXAMPLES)]
+    """Many examples at the end of the curriculum, half of them with lists that repeat items."""
+    plain, repeating = (Corpus(seed=0, examples=EXAMPLES, curriculum=((0, LONGEST),), repeats=share) for share in (0.0, 0.4))
+    return [(plain, repeating)[i % 2][i] for i in range(EXAMPLES)]
+
+
+def test_items_repeat_as_often_as_they_should():
+    """A share of the lists of digits consists of long runs; chance alone makes none."""
+
+    def runs(share):
+        source = Corpus(seed=0, examples=2000, curriculum=((0, 40),), repeats=share)
+        text = "".join(source[i]["inputs"][0] for i in range(2000))
+        return len(re.findall(r"([2-9])(?:, \1){4}", text))
+
+    assert runs(0.0) < 5 < 100 < runs(0.2) < runs(0.8)
 
 
 # The source
@@ -88,6 +99,7 @@ def test_the_worked_example_is_true():
 # What it teaches, worked out again from the text. An output that is none of these fails, so nothing else can be in it.
 
 CARRY = "carry {}, digit {}"
+SHORT = ("Xor", "Plus", "Max", "Min", "Total", "Same")  # facts asked for by their names alone
 FACTS = {
     r"(\S+) xor (\S+)|xor of (\S+) and (\S+)": lambda a, b: str(a ^ b),
     r"(\S+) or (\S+) but not both|exclusive or of (\S+) with (\S+)": lambda a, b: str(a ^ b),
@@ -100,25 +112,45 @@ FACTS = {
 }
 
 
-def check_fact(given, output):
-    """A question about numbers of one digit, given in it or by name on the lines before it."""
-    *lines, asked = given.strip().split("\n")
-    assert asked == "Value:"
-    named = dict(line.split(": ") for line in lines if re.fullmatch(r"[A-Z]: -?\d", line))
-    for line in lines:
-        for pattern, answer in FACTS.items():
-            if found := re.fullmatch(pattern, line):
-                numbers = [named.get(word, word) for word in found.groups() if word is not None]
-                assert all(re.fullmatch(r"-?\d", number) for number in numbers), line
-                assert output == " " + answer(*map(int, numbers))
-                return
-    raise AssertionError(f"no fact is asked for in {lines}")
+def fact_of(given):
+    """The rule and the numbers' words of a question for a fact; None where `given` ends in another question."""
+    line, _, cue = given.rstrip(":").rpartition("\n")
+    asked = line.rpartition("\n")[2] if cue in VALUE else cue
+    for pattern, answer in FACTS.items():
+        if found := re.fullmatch(pattern, asked.strip()):
+            return answer, [word for word in found.groups() if word is not None]
+    return None
+
+
+def check_fact(sentence, given, output):
+    """A question about small numbers, given in it, or by name on the lines before it, or as the ends of a list."""
+    answer, words = fact_of(given)
+    named = dict(line.split(": ") for line in given.strip().split("\n") if re.fullmatch(r"\w+: -?\d+", line))
+    if cues := [word for word in words if word in FIRST + LAST]:
+        ends = end(sentence, cues[0]).split(" ")
+        assert len(cues) == len(ends) and len(set(cues)) == 1, "of two numbers, both first digits"
+        words = [ends.pop(0) if word in cues else word for word in words]
+    numbers = [named.get(word, word) for word in words]
+    assert all(re.fullmatch(r"\d" if "carry" in output else r"-?\d\d?", number) for number in numbers), given
+    assert output == " " + answer(*map(int, numbers))
+
+
+def check_in_short(sentence, name, given, output):
+    """A fact of what comes first in the sentence and of the numbers on the last lines."""
+    firsts = end(sentence, FIRST[0]).split(" ")
+    lines = given.strip().split("\n")[:-1]
+    count = 2 if "[" in sentence else 3
+    numbers = [*firsts, *(line.split(": ")[1] for line in lines[len(lines) - (count - len(firsts)) :])]
+    rule = {"Xor": lambda a, b: str(a ^ b), "Plus": lambda *n: CARRY.format(*divmod(sum(n), 10))}
+    rule |= {"Max": lambda a, b: str(max(a, b)), "Min": lambda a, b: str(min(a, b)), "Total": lambda a, b: str(a + b)}
+    rule |= {"Same": lambda a, b: "yes" if a == b else "no"}
+    assert len(numbers) == count and output == " " + rule[name](*map(int, numbers))
 
 
 def check_prepend(given, output):
     """An item put before a list, or a digit before a number."""
     sentence = given.split("\n")[0]
-    item = re.search(r"\nPut before: (-?\d)\n", given)[1]
+    item = re.search(r"\nPut before: (-?\d+)\n", given)[1]
     if "[" in sentence:
         items = re.search(r"\[(.*)\]", sentence)[1]
         assert output == f" [{item}, {items}]" if items else f" [{item}]"
@@ -126,14 +158,13 @@ def check_prepend(given, output):
         assert output == f" {item}{re.search('[0-9]+', sentence)[0]}"
 
 
-def check_end(sentence, cue, output):
+def end(sentence, cue):
     """The first or last item of the sentence's first list, or the first digits of its numbers."""
     if "[" in sentence:
         items = re.search(r"\[(.*?)\]", sentence)[1].split(", ")
-        assert output == f" {items[0] if cue in FIRST else items[-1]}"
-    else:
-        assert cue in FIRST
-        assert output == " " + " ".join(number[0] for number in re.findall("[0-9]+", sentence))
+        return items[0] if cue in FIRST else items[-1]
+    assert cue in FIRST
+    return " ".join(number[0] for number in re.findall("[0-9]+", sentence))
 
 
 def check_rewriting(sentence, cue, output):
@@ -153,19 +184,22 @@ def check(example):
     skills = []
     for given, output in zip(example["inputs"], example["outputs"]):
         cue = given.rpartition("\n")[2].partition(":")[0]
-        if cue == "Value":
-            check_fact(given, output)
+        if fact_of(given):
+            check_fact(sentence, given, output)
+            skills.append("fact of an end" if set(FIRST + LAST) & set(re.findall(r"\w+", given)) else "fact")
+        elif cue in SHORT:
+            check_in_short(sentence, cue, given, output)
+            skills.append("fact of an end")
         elif "Put before:" in given:
             check_prepend(given, output)
+            skills.append("prepend")
         elif cue in FIRST + LAST:
-            check_end(sentence, cue, output)
+            assert output == f" {end(sentence, cue)}"
+            skills.append("end")
         else:
             assert len(skills) == 0 and cue in (*CUES, *WHOLE)
             check_rewriting(sentence, cue, output)
-        skill = "fact" if cue == "Value" else "prepend" if "Put before:" in given else "rewriting"
-        skills.append("end" if cue in FIRST + LAST else skill)
-        if cue in WHOLE and skills[-1] == "rewriting":
-            skills[-1] = "whole"
+            skills.append("whole" if cue in WHOLE else "rewriting")
     return skills
 
 
@@ -176,7 +210,7 @@ def test_every_output_is_what_its_input_asks_for(examples):
             skills.update(check(example))
         except AssertionError as error:
             raise AssertionError(f"{example}: {error}") from error
-    assert set(skills) == {"fact", "prepend", "end", "rewriting", "whole"}
+    assert set(skills) == {"fact", "fact of an end", "prepend", "end", "rewriting", "whole"}
     assert min(skills.values()) > 500
 
 

@@ -136,7 +136,7 @@ def train(config: ConfigDict, workdir: Path):
 def source(config: ConfigDict):
     """The training examples that the configuration asks for, written first where they do not exist."""
     if config.task == recipes.PRETRAINING:
-        return Corpus(config.seed, config.data.examples, config.data.curriculum)
+        return Corpus(config.seed, config.data.examples, config.data.curriculum, config.data.repeats)
     data = builder.prepare(
         config.task,
         config.method,
