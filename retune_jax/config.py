@@ -19,11 +19,11 @@ import numpy as np
 from ml_collections import ConfigDict, config_dict
 
 from retune_jax import tasks
+from retune_jax.data.encode import LOSSES
 from retune_jax.errors import UserError
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "linear", "cosine")
-LOSSES = ("sum", "mean")
 PRETRAINING = "base"  # stands where the task's name does
 
 # A run that goes on may change these: what they decide is how long, how fast and where, not what is learned from a
@@ -121,7 +121,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "warmup": 20,  # steps from 0 to the full rate
                 "clip": 1.0,  # the gradient's largest norm
                 "weight_decay": 0.01,
-                "loss": "mean",  # of a segment: the "mean" over its tokens, or their "sum" as in the paper
+                "loss": "mean",  # of a segment: the "mean" over its tokens, their "sum" as in the paper, or "root" between them
                 "remat": "none",  # what the backward pass recomputes: "none", "dots" or "full"
                 "log_every": 10,  # steps a line of metrics.jsonl
                 "save_every": 100,  # steps a checkpoint

@@ -14,14 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from absl import flags
-
 from retune_jax import cli, tasks
 from retune_jax.errors import UserError
 from retune_jax.evaluation.accuracy import wilson
 
-RECIPE = flags.DEFINE_string("recipe", None, "The config file of all runs.")
-WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder.")
 EVAL, JSON, MARKDOWN, FIGURE = "eval.json", "study.json", "study.md", "study.png"
 
 
@@ -79,9 +75,6 @@ def main(arguments: list[str]):
     name, *extra = arguments
     if wrong := next((text for text in extra if not text.startswith("--")), None):
         raise UserError(f"unexpected argument {wrong!r}: behind -- come flags for every run")
-    for flag, value in (("--recipe", RECIPE.value), ("--workdir", WORKDIR.value)):
-        if value is None:
-            raise UserError(f"{flag} is missing (see --help)")
     perform(STUDIES[name], RECIPE.value, Path(WORKDIR.value).expanduser(), extra)
 
 
@@ -165,4 +158,8 @@ def draw(study: Study, rows: list[dict], path: Path):
 
 
 if __name__ == "__main__":
+    from absl import flags
+
+    RECIPE = flags.DEFINE_string("recipe", None, "The config file of all runs.", required=True)
+    WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder.", required=True)
     cli.run(main)

@@ -75,12 +75,12 @@ def split(tiny, example, weigh):
         tokens = (known + generated)[:-1]
         targets = (known + generated)[1:]
         weights = np.zeros(len(tokens), np.float32)
-        weights[-len(generated) :] = 1 if weigh == "sum" else 1 / len(generated)
+        weights[-len(generated) :] = len(generated) ** {"sum": 0, "mean": -1, "root": -0.5}[weigh]
         yield np.array(tokens, np.int32), np.array(targets, np.int32), weights
         before += output
 
 
-@pytest.mark.parametrize("weigh", ["sum", "mean"])
+@pytest.mark.parametrize("weigh", ["sum", "mean", "root"])
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_whole_context_has_loss_and_gradient_of_the_split_segments(case, weigh, tiny, gradient):
     whole = encode(tiny, example(*case), weigh)

@@ -129,6 +129,14 @@ def test_a_merged_model_is_the_adapted_model():
     assert np.abs(before - whole(build(seed=1), tokens_BT)).max() > 1e-2
 
 
+def test_a_kernel_of_less_precision_keeps_its_adapter():
+    model = build(dataclasses.replace(SHAPE, param_dtype="bfloat16"))
+    merged = merge(model)
+    kept, before = (jax.tree.leaves(nnx.state(each, LoRAParam)) for each in (merged, model))
+    assert len(kept) == len(before) > 0
+    np.testing.assert_array_equal(whole(merged, tokens(2, 9)), whole(model, tokens(2, 9)))
+
+
 @pytest.mark.parametrize("change, words", [({"targets": ("q", "w")}, "'w' is not one of"), ({"rank": 0}, "lora.rank: 0")])
 def test_an_adapter_that_cannot_be_is_refused(change, words):
     with pytest.raises(ValueError, match=words):

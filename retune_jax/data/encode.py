@@ -16,7 +16,8 @@ Shape suffix: T tokens of the context.
 
 import numpy as np
 
-LOSSES = ("sum", "mean")
+# What a generated token weighs in the loss, by how many its segment has.
+LOSSES = {"sum": lambda tokens: 1.0, "mean": lambda tokens: 1 / tokens, "root": lambda tokens: tokens**-0.5}
 
 
 def encode(tokenizer, example: dict, weigh: str) -> dict:
@@ -26,7 +27,8 @@ def encode(tokenizer, example: dict, weigh: str) -> dict:
         tokenizer: a `retune_jax.tokenizer.Tokenizer`: `encode(text)` adds no BOS or EOS; `bos` and `eos` are ids.
         example: {"inputs", "outputs"}: lists of equal length; `inputs[i]` is the text before `outputs[i]`, never empty.
         weigh: "sum" gives each generated token weight 1, as the authors' released code does (summed over a segment,
-            averaged over segments); "mean" gives each segment weight 1, shared equally by its tokens.
+            averaged over segments); "mean" gives each segment weight 1, shared equally by its tokens; "root", between the
+            two, gives each segment the square root of its length.
 
     Returns:
         tokens_T int32, what the model reads: BOS, then all text; EOS is never read.
@@ -34,7 +36,6 @@ def encode(tokenizer, example: dict, weigh: str) -> dict:
         weights_T float32, the share of each place in the loss, 0 where nothing is predicted.
         segments int, the number of generated segments: the loss is Σ weight · cross-entropy / Σ segments.
     """
-    assert weigh in LOSSES, weigh
     tokens, targets, weights = [tokenizer.bos], [tokenizer.eos], [0.0]
     for before, generated in zip(example["inputs"], example["outputs"], strict=True):
         before, generated = tokenizer.encode(before), tokenizer.encode(generated)
@@ -46,7 +47,7 @@ def encode(tokenizer, example: dict, weigh: str) -> dict:
         targets += generated
         targets.append(tokenizer.eos)
         weights += [0.0] * (len(before) - 1)
-        weights += [1.0 if weigh == "sum" else 1.0 / predicted] * predicted
+        weights += [LOSSES[weigh](predicted)] * predicted
     return {
         "tokens_T": np.array(tokens, np.int32),
         "targets_T": np.array(targets, np.int32),

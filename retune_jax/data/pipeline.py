@@ -41,7 +41,7 @@ def train_batches(
         sequence_length: tokens a row.
         context_length: tokens of the longest context that may come.
         rows: rows of the global batch; each process makes `rows / process_count` of them.
-        weigh: the loss weights, "sum" or "mean" as in `encode`.
+        weigh: the loss weights, a name out of `encode`'s `LOSSES`.
         seed: of the order; each epoch has its own.
         process_index, process_count: which share to read: every process_count-th example of the common order.
         shuffle: False keeps the source's order (for a source whose order is a curriculum).

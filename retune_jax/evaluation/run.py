@@ -26,9 +26,7 @@ def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
     task = tasks.get(config.task)
     asked = accuracy.problems(task, recipes.read_lengths(config.eval.lengths), config.eval.problems_per_length)
     asked.sort(key=lambda item: -item[0])  # the longest first, so that no long one is left over at the end
-    if model.config.param_dtype == "float32":
-        model = lora.merge(model)
-    decoder = RecursiveDecoder(model, tokenizer, DecoderConfig(**config.decode))
+    decoder = RecursiveDecoder(lora.merge(model), tokenizer, DecoderConfig(**config.decode))
     prompts = [task.question(problem, config.method) for _, problem in asked]
     with bar(total=len(prompts), unit="problem", desc="evaluate") as shown:
         results = decoder.solve(prompts, progress=lambda ended, total: shown.update(ended - shown.n))
