@@ -1,11 +1,11 @@
 """The tiny base model: all weights, from random ones, on general skills (retune_jax/data/corpus.py).
 
-Seven stages, each from the one before, with ever longer lists:
+Six stages, each from the one before, with ever longer lists:
 
-    for stage in 1 2 3 4 5 6 7; do
+    for stage in 1 2 3 4 5 6; do
         python -m retune_jax.train --config=configs/base.py:stage=$stage --workdir=runs/base-$stage
     done
-    cp runs/base-7/base/* retune_jax/assets/tiny/
+    cp runs/base-6/base/* retune_jax/assets/tiny/
 """
 
 from retune_jax.config import pretraining, read_arguments
@@ -20,7 +20,6 @@ STAGES = {
     "4": (1700, 12, 448, "sum", ((0, 72),)),
     "5": (1500, 12, 448, "sum", ((0, 72),)),
     "6": (900, 12, 448, "sum", ((0, 72),)),
-    "7": (1000, 12, 448, "sum", ((0, 72),)),
 }
 
 
