@@ -1,13 +1,15 @@
 """All tests run on four fake CPU devices, so that sharding is exercised on any machine.
 
-What is compiled is kept for the session: many tests run the same small program.
+What is compiled is kept for the session: many tests run the same small program. RETUNE_JAX_TEST_CACHE names a folder
+that keeps it from one session to the next.
 """
 
 import os
 import shutil
 import tempfile
 
-CACHE = tempfile.mkdtemp(prefix="retune_jax-compiled-")
+KEPT = os.environ.get("RETUNE_JAX_TEST_CACHE")
+CACHE = KEPT or tempfile.mkdtemp(prefix="retune_jax-compiled-")
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Level 0: the tests compile much and compute little.
@@ -19,4 +21,5 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
 def pytest_unconfigure():
-    shutil.rmtree(CACHE, ignore_errors=True)
+    if not KEPT:
+        shutil.rmtree(CACHE, ignore_errors=True)
