@@ -208,7 +208,7 @@ def test_a_fresh_adapter_depends_on_its_seed_and_not_on_the_mesh(base_folder, me
     )
 
 
-@pytest.mark.parametrize("name", ["model.json", "tokenizer.model", "weights.npz"])
+@pytest.mark.parametrize("name", ["model.json", "tokenizer.model", "weights.safetensors"])
 def test_a_broken_base_is_named(base_folder, tmp_path, name):
     folder = tmp_path / "base"
     shutil.copytree(base_folder, folder)

@@ -13,8 +13,9 @@ from flax import nnx
 from small_llama import LORA, SHAPE, build, close, logits, parts, tokens, whole
 
 from retune_jax.models import llama
-from retune_jax.models.llama import RMSNorm, local_mask, rotate
+from retune_jax.models.llama import RMSNorm, local_mask
 from retune_jax.models.lora import LoraConfig
+from retune_jax.models.rope import rotate
 
 # Layers, against NumPy in float64
 

@@ -2,12 +2,15 @@
 
 A base is a folder with three files:
 
-    model.json        the fields of `LlamaConfig`
-    tokenizer.model   SentencePiece
-    weights.npz       one array a parameter, named by its path: `layers/attention/q/kernel`; no pickles
+    model.json           the fields of `LlamaConfig`
+    tokenizer.model      SentencePiece
+    weights.safetensors  one tensor a parameter, named by its path: `layers/attention/q/kernel`
 
-The one of the tiny preset ships in the package. NumPy has no bfloat16: such an array is stored as its 16 bits under
-`NAME:bfloat16`. A base never holds an adapter; those belong to runs.
+The one of the tiny preset ships in the package; `convert.py` makes one of released weights. Values are read when they are
+placed on the mesh, each device's part for itself, so that a host never holds the model beside its devices. A base never holds
+an adapter; those belong to runs.
+
+An older base has `weights.npz` instead, with its bfloat16 arrays as 16 bits under `NAME:bfloat16`; it is still read.
 """
 
 import dataclasses
@@ -22,22 +25,25 @@ import numpy as np
 from flax import nnx, traverse_util
 
 from retune_jax import tokenizer as tokenizers
+from retune_jax.checkpoints import folders, safetensors
 from retune_jax.errors import UserError
 from retune_jax.models import presets, sharding
 from retune_jax.models.llama import Llama, LlamaConfig
 from retune_jax.models.lora import LoraConfig, LoRAParam
+from retune_jax.models.rope import RopeScaling
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
+SHAPE, TOKENIZER, WEIGHTS, ARCHIVE = "model.json", "tokenizer.model", "weights.safetensors", "weights.npz"
 BFLOAT16 = ":bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """A base model in host memory.
+    """A base model, not yet on any device.
 
     Attributes:
         shape: what to build.
-        params: a nested dict of NumPy arrays, or None for weights yet to be drawn.
+        params: a nested dict of `safetensors.Tensor`s, or of NumPy arrays; None for weights yet to be drawn.
         tokenizer: the one that the weights were trained with.
     """
 
@@ -59,23 +65,33 @@ def load_base(base: str, model: str) -> Base:
     if base == "random":
         return Base(presets.get(model), None, tokenizers.tiny())
     folder = TINY if base == "tiny" else Path(base).expanduser()
-    for name in ("model.json", "tokenizer.model", "weights.npz"):
+    stored = ARCHIVE if not (folder / WEIGHTS).exists() and (folder / ARCHIVE).exists() else WEIGHTS
+    for name in (SHAPE, TOKENIZER, stored):
         if not (folder / name).is_file():
             raise UserError(f"config.base: {folder} is not a folder of base weights (it has no {name})")
-    try:
-        shape = LlamaConfig(**json.loads((folder / "model.json").read_text()))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'model.json'}: {error}") from error
-    try:
-        # Opened here, because NumPy leaves a file that is no archive open.
-        with (folder / "weights.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            flat = dict(_decoded(name, arrays[name]) for name in arrays)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{folder / 'weights.npz'} cannot be read: {error}") from error
-    tokenizer = tokenizers.Tokenizer(folder / "tokenizer.model")
+    shape = read_shape(folder / SHAPE)
+    flat = safetensors.read(folder / WEIGHTS) if stored == WEIGHTS else _archive(folder / ARCHIVE)
+    tokenizer = tokenizers.Tokenizer(folder / TOKENIZER)
     if tokenizer.vocab_size > shape.vocab_size:
         raise UserError(f"{folder}: {tokenizer.vocab_size} pieces, but embeddings for {shape.vocab_size} only")
     return Base(shape, traverse_util.unflatten_dict(flat, sep="/"), tokenizer)
+
+
+def read_shape(path: Path) -> LlamaConfig:
+    """Reads a `model.json`."""
+    try:
+        fields = json.loads(path.read_text())
+        if fields.get("rope_scaling"):
+            fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
+        return LlamaConfig(**fields)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def write_shape(shape: LlamaConfig, path: Path):
+    """Writes a `model.json`; what the model has not is left out."""
+    fields = {name: value for name, value in dataclasses.asdict(shape).items() if value is not None}
+    path.write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def save_base(folder: Path, shape: LlamaConfig, params: dict, tokenizer_model: Path):
@@ -87,16 +103,21 @@ def save_base(folder: Path, shape: LlamaConfig, params: dict, tokenizer_model: P
         params: a nested dict of arrays, without adapters.
         tokenizer_model: the file to copy.
     """
-    if folder.exists():
-        raise UserError(f"{folder} exists already")
-    fresh = folder.with_name(folder.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)  # left by an interrupted call
-    fresh.mkdir(parents=True)
-    (fresh / "model.json").write_text(json.dumps(dataclasses.asdict(shape), indent=2) + "\n")
-    shutil.copyfile(tokenizer_model, fresh / "tokenizer.model")
     flat = traverse_util.flatten_dict(params, sep="/")
-    np.savez(fresh / "weights.npz", **dict(_encoded(name, np.asarray(array)) for name, array in flat.items()))
-    fresh.replace(folder)
+    with folders.fresh(folder) as fresh:
+        write_shape(shape, fresh / SHAPE)
+        shutil.copyfile(tokenizer_model, fresh / TOKENIZER)
+        announced = {name: (np.dtype(array.dtype), array.shape) for name, array in flat.items()}
+        safetensors.write(fresh / WEIGHTS, announced, lambda name: [np.asarray(flat[name])])
+
+
+def _archive(path: Path) -> dict[str, np.ndarray]:
+    try:
+        # Opened here, because NumPy leaves a file that is no archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(_decoded(name, arrays[name]) for name in arrays)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def lora_config(config) -> LoraConfig | None:
@@ -131,20 +152,29 @@ def assemble(
         weights = drawn(nnx.Not(LoRAParam), where)
     else:
         _check_shapes(base.params, weights)
-        weights = jax.device_put(base.params, where)
+        weights = jax.tree.map(_placed, base.params, where)
     return nnx.merge(graphdef, adapter, weights)
+
+
+def _placed(stored, sharding) -> jax.Array:
+    """An array on the mesh, of what is on disk: each part is read once, however many devices hold it."""
+    parts = {}
+
+    def part(index):
+        if (key := str(index)) not in parts:
+            parts[key] = stored[index]
+        return parts[key]
+
+    return jax.make_array_from_callback(stored.shape, sharding, part)
 
 
 def _check_shapes(params: dict, expected: dict):
     flat, wanted = traverse_util.flatten_dict(params, sep="/"), traverse_util.flatten_dict(expected, sep="/")
-    for name in wanted.keys() | flat.keys():
-        have, want = getattr(flat.get(name), "shape", None), getattr(wanted.get(name), "shape", None)
+    for name in sorted(wanted.keys() | flat.keys()):
+        have, want = ((x.shape, str(x.dtype)) if x is not None else None for x in (flat.get(name), wanted.get(name)))
         if have != want:
+            have, want = (f"{shown[1]} {list(shown[0])}" if shown else None for shown in (have, want))
             raise UserError(f"base weights: {name} is {have or 'missing'}, model.json asks for {want or 'none'}")
-
-
-def _encoded(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    return (name + BFLOAT16, array.view(np.uint16)) if array.dtype == jnp.bfloat16 else (name, array)
 
 
 def _decoded(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:

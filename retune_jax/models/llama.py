@@ -23,7 +23,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from retune_jax.errors import UserError
 from retune_jax.models.lora import LoraConfig, Projection
+from retune_jax.models.rope import RopeScaling, rotate
 
 # Up to so many layers are compiled one by one, which is faster than a loop over them, and quick to compile still.
 UNROLLED = 8
@@ -47,6 +49,9 @@ class LlamaConfig:
         norm_epsilon: added to the mean square in RMSNorm.
         tied_embeddings: the output matrix is the transposed embedding.
         dtype, param_dtype: of the arithmetic, and of the stored base weights.
+        rope_scaling: how the rotary frequencies are slowed, for models stretched to longer texts.
+        sliding_window: tokens that a token of the pretrained model looks back at most, itself counted (Mistral). Contexts
+            up to so long are the same with and without; longer ones are refused.
     """
 
     vocab_size: int
@@ -61,16 +66,26 @@ class LlamaConfig:
     tied_embeddings: bool
     dtype: str
     param_dtype: str
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None
 
+    def __post_init__(self):
+        for name in ("vocab_size", "layers", "width", "heads", "kv_heads", "head_width", "hidden"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name}: {size!r} is not a positive whole number")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads: {self.heads} query heads do not divide among {self.kv_heads} key-value heads")
+        if self.head_width % 2:
+            raise ValueError(f"head_width: {self.head_width} is odd, and rotary positions turn pairs")
 
-def rotate(x_BxTxNxE, positions_BxT, theta):
-    """Rotary position embedding (Su et al., 2021): pairs (i, i + E/2) of each head turn by position · theta^(-2i/E)."""
-    half = x_BxTxNxE.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions_BxT.astype(jnp.float32)[..., None, None] * frequencies
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    x1, x2 = jnp.split(x_BxTxNxE.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BxTxNxE.dtype)
+    def check_context(self, tokens: int):
+        """Raises UserError where contexts of so many tokens would need the sliding window."""
+        if self.sliding_window is not None and tokens > self.sliding_window:
+            raise UserError(
+                f"contexts of {tokens} tokens are longer than the model's sliding attention window of {self.sliding_window}: "
+                "make config.data.context_length and config.decode.window at most that"
+            )
 
 
 def within_reach(x_BxTx___, block: int, before: int):
@@ -139,8 +154,8 @@ class Attention(nnx.Module):
         q = self.q(x_BxTxD, keys[0]).reshape(batch, length, c.heads, c.head_width)
         k = self.k(x_BxTxD, keys[1]).reshape(batch, length, c.kv_heads, c.head_width)
         v = self.v(x_BxTxD, keys[2]).reshape(batch, length, c.kv_heads, c.head_width)
-        q = rotate(q, positions_BxT, c.rope_theta) * c.head_width**-0.5
-        k = rotate(k, positions_BxT, c.rope_theta)
+        q = rotate(q, positions_BxT, c.rope_theta, c.rope_scaling) * c.head_width**-0.5
+        k = rotate(k, positions_BxT, c.rope_theta, c.rope_scaling)
         return q.reshape(batch, length, c.kv_heads, c.heads // c.kv_heads, c.head_width), k, v
 
     def __call__(self, x_BxTxD, positions_BxT, mask_NxQxS, keys):
@@ -312,6 +327,7 @@ class Llama(nnx.Module):
             segment_ids_BxT: int32; attention stays within equal ids and never looks ahead.
             dropout_key: a PRNG key turns the adapters' dropout on.
         """
+        self.config.check_context(self.context_length or tokens_BxT.shape[1])
         mask_NxQxS = local_mask(segment_ids_BxT, self.context_length)
         graphdef, state = nnx.split(self.layers)
 
@@ -332,6 +348,7 @@ class Llama(nnx.Module):
         step reads each head's window as one contiguous block.
         """
         c = self.config
+        c.check_context(window)
         shape = (batch, c.kv_heads, window, c.head_width)
         return tuple((jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype)) for _ in range(c.layers))
 
