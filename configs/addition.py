@@ -19,6 +19,11 @@ def get_config(arguments: str = ""):
         config.eval.lengths = "1:60"
         if config.method == "scratchpad":
             config.decode.window = 2560  # it writes all of the recursion into one context
+        elif config.method == "no_isolation":  # the whole recursion in one context: 30 digits take 2,600
+            config.data.update({"sequence_length": 1024, "context_length": 1024})  # 15 digits take 842
+            config.train.rows = 4
+            config.decode.update({"window": 2816, "stack_tokens": 0})
+            config.eval.lengths = "1:30"
         else:
             config.data.context_length = 128  # 15 digits take 117
     return config

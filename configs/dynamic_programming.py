@@ -20,6 +20,11 @@ def get_config(arguments: str = ""):
         if config.method == "scratchpad":
             config.data.update({"sequence_length": 1024, "context_length": 1024})
             config.decode.window = 3328
+        elif config.method == "no_isolation":  # the whole recursion in one context: 12 items take 3,110
+            config.data.update({"sequence_length": 1152, "context_length": 1152})  # 5 items take 1,000
+            config.train.rows = 4
+            config.decode.update({"window": 3328, "stack_tokens": 0})
+            config.eval.lengths = "2:12"
         else:
             config.data.context_length = 256  # 5 items take 176, and without recursion 192
     return config

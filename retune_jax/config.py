@@ -106,6 +106,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "scale": 0.05,  # of the paper's number of examples
                 "per_length": 0,  # distinct problems of each trained length instead, each context once; 0: the paper's sampling
                 "resample": True,  # the paper's drops and repeats; False: each distinct context once
+                "wording": tasks.PAPER,  # how problems are asked: the name of one of the task's wordings, or "all"
                 "sequence_length": 512,  # tokens of a packed row
                 "context_length": 512,  # of the longest context; attention looks no farther
                 "replay": 0.0,  # share of the examples that are the base's own text (data/corpus.py), not the task's
@@ -137,13 +138,14 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "max_calls": 1_000,  # a problem
                 "tokens_per_step": 16,
                 "steps_per_advance": 4,
-                "calls": method not in ("scratchpad", "baseline"),
+                "calls": task == PRETRAINING or tasks.calls(method),
+                "carry": method != "no_carry",
                 "opening": opening,
                 "temperature": 0.0,  # 0: greedy
                 "seed": 0,
                 "draft": True,
             },
-            "eval": {"lengths": "1:40", "problems_per_length": 50},
+            "eval": {"lengths": "1:40", "problems_per_length": 50, "wording": tasks.PAPER},
         }
     )
 
@@ -188,7 +190,7 @@ def validate(config: ConfigDict):
 
     _one_of(config, "model", presets.PRESETS)
     _one_of(config, "task", [*tasks.names(), PRETRAINING])
-    _one_of(config, "method", ["corpus"] if config.task == PRETRAINING else tasks.METHODS)
+    _one_of(config, "method", ["corpus"] if config.task == PRETRAINING else [*tasks.METHODS, *tasks.ABLATIONS])
     _one_of(config, "train.optimizer", OPTIMIZERS)
     _one_of(config, "train.schedule", SCHEDULES)
     _one_of(config, "train.loss", LOSSES)
@@ -219,6 +221,9 @@ def validate(config: ConfigDict):
         return
     if config.decode.opening != tasks.get(config.task).opening(config.method):
         raise UserError(f"config.method: set it as the file's argument: --config=FILE.py:method={config.method}")
+    wordings = tasks.wording_names(tasks.get(config.task))
+    _one_of(config, "data.wording", [*wordings, tasks.ALL])
+    _one_of(config, "eval.wording", wordings)
     _above(config, "data.scale", 0)
     _at_least(config, "data.per_length", 0)
     if not 0 <= config.data.replay < 1:
@@ -243,7 +248,7 @@ def check_window(config: ConfigDict, tokenizer):
     """Refuses a decoding window that the contexts of the longest problem to evaluate do not fit into."""
     if config.task == PRETRAINING:
         return
-    task, length = tasks.get(config.task), read_lengths(config.eval.lengths)[-1]
+    task, length = tasks.reworded(tasks.get(config.task), config.eval.wording), read_lengths(config.eval.lengths)[-1]
     problem = task.sample(np.random.default_rng(0), length)
     longest = max(1 + len(tokenizer.encode(context.text)) for context in task.written(problem, config.method).walk())
     if longest > config.decode.window:

@@ -113,16 +113,19 @@ class Segment:
 class Context:
     """One window of text and, through its calls, all contexts below it.
 
-    Equality compares whole trees. `status` is one of `STATUSES` and says how the context ended.
+    Equality compares whole trees. `status` is one of `STATUSES` and says how the context ended. Where a context does not
+    carry (an ablation), `Return:` is pasted behind its calls with nothing after it.
     """
 
     prompt: str
     segments: tuple[Segment, ...]
     status: str = "ok"
+    carries: bool = True
 
     def inputs(self, suffix: str = SOLUTION) -> list[str]:
         """Text that stands before each segment: the opening, then what was pasted behind each call."""
-        pasted = [paste(segment.callee.value if segment.callee else "") for segment in self.segments[:-1]]
+        carried = (segment.callee if self.carries else None for segment in self.segments[:-1])
+        pasted = [paste(callee.value if callee else "") for callee in carried]
         return [opening(self.prompt, suffix), *pasted]
 
     def outputs(self) -> list[str]:
@@ -178,5 +181,6 @@ class Context:
     def _flat(self) -> list[tuple]:
         """The tree as a list; which segments have a callee is enough to rebuild its shape."""
         return [
-            (context.prompt, context.status, [(s.text, s.callee is None) for s in context.segments]) for context in self.walk()
+            (context.prompt, context.status, context.carries, [(s.text, s.callee is None) for s in context.segments])
+            for context in self.walk()
         ]

@@ -66,11 +66,28 @@ def test_train_split_is_the_training_set_with_its_repeats(name, method, tmp_path
     task = tasks.get(name)
     expected = Counter()
     for context, copies in task.training_set(method, np.random.default_rng([3, 0]), 1e-4):
-        length = task.length(task.parse(context.prompt))
+        owner, problem = task.reading(context.prompt)
+        length = owner.length(problem)
         expected[json.dumps([context.inputs(task.opening(method)), context.outputs(), length])] += copies
     source = data.source("train")
     found = (source[index] for index in range(len(source)))
     assert Counter(json.dumps([e["inputs"], e["outputs"], e["length"]]) for e in found) == expected
+
+
+def test_in_all_wordings_the_contexts_are_the_same_and_each_copy_is_asked_in_any_of_them(tmp_path):
+    task = tasks.get("addition")
+    sizes = {"scale": 1e-4, "seed": 3, "progress": False, "data_dir": tmp_path}
+    paper, every = (builder.prepare("addition", "retune", wording=name, **sizes) for name in (tasks.PAPER, tasks.ALL))
+    assert every.path.parts[-2] == "addition-retune-0.0001-all-seed3" and every.sizes["train"] == paper.sizes["train"]
+    variants = {name: tasks.reworded(task, name) for name in tasks.wording_names(task)}
+    used = Counter()
+    for index in range(paper.sizes["train"]):
+        here, there = paper.source("train")[index], every.source("train")[index]
+        problem = task.parse(prompt(here))
+        name = next(name for name, variant in variants.items() if variant.prompt(problem) == prompt(there))
+        assert there["outputs"] == tasks.trace(variants[name], problem).outputs() and there["length"] == here["length"]
+        used[name] += 1
+    assert len(used) == 4 and min(used.values()) > 0.15 * used.total()
 
 
 def test_held_out_splits_are_true_solutions_of_each_trained_length(parity):

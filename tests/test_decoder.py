@@ -42,7 +42,14 @@ def scripted(trees, opening=SOLUTION):
     return ScriptedModel(script_of(TOKENIZER, trees, opening), TOKENIZER.vocab_size, LOST)
 
 
-REPLAYED = {"parity": (1, 2, 3, 8, 30), "addition": (1, 7, 60, 33), "dynamic_programming": (1, 2, 7, 10)}
+REPLAYED = {
+    "parity": (1, 2, 3, 8, 30),
+    "addition": (1, 7, 60, 33),
+    "dynamic_programming": (1, 2, 7, 10),
+    "merge_sort": (1, 5, 16),
+    "multiplication": (1, 2, 4),
+    "satisfiability": (3, 6, 6),
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +84,17 @@ def test_without_calls_every_segment_is_an_answer(method):
     results = RecursiveDecoder(scripted(trees, config.opening), TOKENIZER, config).solve([t.prompt for t in trees])
     assert [result.context for result in results] == trees
     assert [(r.status, r.calls, r.depth) for r in results] == [("ok", 0, 0)] * 2
+
+
+@pytest.mark.parametrize("name", ["parity", "multiplication"])
+def test_without_carry_over_the_subproblem_is_solved_and_nothing_of_its_value_pasted(name):
+    task = tasks.get(name)
+    problems = [task.sample(np.random.default_rng(seed), 3) for seed in range(4)]
+    trees = [task.written(problem, "no_carry") for problem in problems]
+    config = dataclasses.replace(CONFIG, carry=False)
+    results = RecursiveDecoder(scripted(trees), TOKENIZER, config).solve([tree.prompt for tree in trees])
+    assert [result.context for result in results] == trees
+    assert [result.value for result in results] == [task.answer(problem) for problem in problems]
 
 
 def plain_random(config):

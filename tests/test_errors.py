@@ -148,7 +148,7 @@ TREES = st.recursive(
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(st.sampled_from(tasks.names()), st.sampled_from(tasks.METHODS), TREES, st.booleans())
+@given(st.sampled_from(tasks.names()), st.sampled_from((*tasks.METHODS, *tasks.ABLATIONS)), TREES, st.booleans())
 def test_nothing_that_a_model_writes_raises(name, method, tree, correct):
     task = tasks.get(name)
     assert errors.classify(task, method, tree, "ok", correct) in (None, "wrong_call", "wrong_computation", "repaired")

@@ -28,6 +28,7 @@ REFERENCE = [
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 ADDITION, DP, PARITY = (tasks.get(name) for name in ("addition", "dynamic_programming", "parity"))
+SORT, MULTIPLICATION, SAT = (tasks.get(name) for name in ("merge_sort", "multiplication", "satisfiability"))
 
 
 def numbers(most):
@@ -38,9 +39,14 @@ PROBLEMS = {
     "addition": st.tuples(numbers(60), numbers(60)).map(lambda pair: ADDITION.parse(f"{pair[0]} + {pair[1]}")),
     "parity": st.lists(st.integers(0, 1), min_size=1, max_size=40).map(tuple),
     "dynamic_programming": st.lists(st.integers(-5, 5), min_size=1, max_size=24).map(lambda items: Choose(tuple(items))),
+    "merge_sort": st.lists(st.integers(-9, 99), min_size=1, max_size=30).map(tuple),
+    "multiplication": st.tuples(numbers(6), numbers(6)),
+    "satisfiability": st.lists(
+        st.lists(st.integers(1, 5) | st.integers(-5, -1), min_size=0, max_size=3).map(tuple), min_size=0, max_size=9
+    ).map(tuple),
 }
 ANY_PROBLEM = st.sampled_from(tasks.names()).flatmap(lambda name: st.tuples(st.just(tasks.get(name)), PROBLEMS[name]))
-ANY_METHOD = st.sampled_from(tasks.METHODS)
+ANY_METHOD = st.sampled_from((*tasks.METHODS, *tasks.ABLATIONS))
 
 
 # Texts of the paper
@@ -68,9 +74,9 @@ def test_segments_and_answer_are_those_of_the_paper(case):
 def test_a_trace_ends_in_the_answer_in_every_context(drawn):
     task, problem = drawn
     for context in trace(task, problem).walk():
-        subproblem = task.parse(context.prompt)
-        assert task.prompt(subproblem) == context.prompt
-        assert task.grade(subproblem, "retune", context.segments[-1].text)
+        owner, subproblem = task.reading(context.prompt)
+        assert owner.prompt(subproblem) == context.prompt
+        assert owner.grade(subproblem, "retune", context.segments[-1].text)
         assert context.status == "ok"
 
 
@@ -100,7 +106,7 @@ def test_every_method_writes_the_right_answer_and_its_question_reads_back(drawn,
 @UNHURRIED
 @given(ANY_METHOD, st.text(max_size=60) | st.text(alphabet="Cary Output=,[]0123\n:Aswe", max_size=60))
 def test_grading_never_raises_on_what_a_model_writes(method, text):
-    for task in (ADDITION, DP, PARITY):
+    for task in map(tasks.get, tasks.names()):
         assert isinstance(task.final(method, text), str)
 
 
@@ -127,8 +133,11 @@ def test_traces_nest_no_deeper_than_the_recursion_limit():
         return max((1 + depth(s.callee) for s in context.segments if s.callee), default=0)
 
     rng = np.random.default_rng(0)
-    for task in (ADDITION, DP, PARITY):
-        for length in (1, 2, 24, 50):
+    for task, lengths in [(task, (1, 2, 24, 50)) for task in (ADDITION, DP, PARITY, SORT)] + [
+        (MULTIPLICATION, (1, 2, 9)),
+        (SAT, (1, 3, 10)),
+    ]:
+        for length in lengths:
             assert depth(trace(task, task.sample(rng, length))) < task.recursion_limit(length)
     assert DP.recursion_limit(24) == 35
     assert PARITY.recursion_limit(20) == ADDITION.recursion_limit(20) == 40
@@ -238,6 +247,18 @@ def test_a_problem_is_read_with_or_without_its_wording(task, text, problem):
         ),
         (DP, "Create chosen indices array: sum array [1], item array [1], can use item Maybe", "sum array"),
         (DP, "[1, " + "9" * 5000 + "]", "is not a list"),
+        (SORT, "Sort []", "the list is empty"),
+        (MULTIPLICATION, "", "the problem is empty"),
+        (MULTIPLICATION, "12 + 3", "has no times sign"),
+        (MULTIPLICATION, "1 * 2 * 3", "2 times signs"),
+        (MULTIPLICATION, "1 *", "a number is missing"),
+        (MULTIPLICATION, "1 * x", "'x' is not made of the digits 0-9"),
+        (MULTIPLICATION, "1" * 3000 + " * 2", "3000 digits"),
+        (SAT, "", "the formula is empty"),
+        (SAT, "[1, 0]", "is not a row of clauses"),
+        (SAT, "[1] or [2]", "is not a row of clauses"),
+        (SAT, "Satisfy [--1]", "is not a row of clauses"),
+        (SAT, " ".join(f"[{i}]" for i in range(1, 30)), "29 variables"),
     ],
 )
 def test_what_is_no_problem_gives_one_clear_line(task, text, says):
@@ -249,9 +270,9 @@ def test_what_is_no_problem_gives_one_clear_line(task, text, says):
 
 
 @UNHURRIED
-@given(st.text(max_size=40) | st.text(alphabet="[]0123+- ,?Create dp array", max_size=40))
+@given(st.text(max_size=40) | st.text(alphabet="[]0123+-* ,?Create dp array", max_size=40))
 def test_parsing_raises_nothing_else(text):
-    for task in (ADDITION, DP, PARITY):
+    for task in map(tasks.get, tasks.names()):
         try:
             problem = task.parse(text)
         except ProblemError:
@@ -259,9 +280,9 @@ def test_parsing_raises_nothing_else(text):
         assert task.parse(task.prompt(problem)) == problem
 
 
-@pytest.mark.parametrize("task", [ADDITION, DP, PARITY], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", list(map(tasks.get, tasks.names())), ids=lambda task: task.name)
 def test_samples_have_exactly_their_length_and_follow_the_seed(task):
-    for length in (1, 2, 17, 60):
+    for length in (1, 2, 7, 10) if task.name == "satisfiability" else (1, 2, 17, 60):
         first, again = ([task.sample(np.random.default_rng(seed), length) for seed in range(20)] for _ in range(2))
         assert first == again
         assert len(set(first)) > 1
@@ -274,13 +295,15 @@ def test_samples_have_exactly_their_length_and_follow_the_seed(task):
 
 
 def test_names_are_the_files_and_every_one_can_be_had():
-    assert tasks.names() == ["addition", "dynamic_programming", "parity"]
+    assert tasks.names() == ["addition", "dynamic_programming", "merge_sort", "multiplication", "parity", "satisfiability"]
     for name in tasks.names():
         assert tasks.get(name).name == name
 
 
 def test_an_unknown_task_or_method_names_the_known_ones():
-    with pytest.raises(UserError, match="'sorting'; there are addition, dynamic_programming, parity"):
+    with pytest.raises(
+        UserError, match="'sorting'; there are addition, dynamic_programming, merge_sort, multiplication, parity"
+    ):
         tasks.get("sorting")
     for use in (
         PARITY.opening,
@@ -291,7 +314,7 @@ def test_an_unknown_task_or_method_names_the_known_ones():
             use("guess")
 
 
-@pytest.mark.parametrize("module", ["", ".task", ".parity", ".addition", ".dynamic_programming"])
+@pytest.mark.parametrize("module", ["", ".task", "._variants", *(f".{name}" for name in tasks.names())])
 def test_worked_examples_are_true(module):
     assert doctest.testmod(importlib.import_module(f"retune_jax.tasks{module}")).failed == 0
 

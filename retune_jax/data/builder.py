@@ -49,6 +49,7 @@ class Config(tfds.core.BuilderConfig):
     seed: int
     per_length: int
     resample: bool
+    wording: str
 
 
 class Retune(tfds.core.GeneratorBasedBuilder):
@@ -85,23 +86,32 @@ class Retune(tfds.core.GeneratorBasedBuilder):
 
 def generate(config: Config, split: str) -> Iterator[dict]:
     """Yields the examples of a split; a pure function of its arguments."""
-    task = tasks.with_training_set(tasks.get(config.task), per_length=config.per_length, resample=config.resample)
-    suffix = task.opening(config.method)
+    plain = tasks.with_training_set(tasks.get(config.task), per_length=config.per_length, resample=config.resample)
+    wordings = tasks.wording_names(plain) if config.wording == tasks.ALL else [config.wording]
+    variants = [tasks.reworded(plain, name) for name in wordings]
+    suffix = plain.opening(config.method)
 
     def example(context, length):
         return {"inputs": context.inputs(suffix), "outputs": context.outputs(), "length": length}
 
     # One stream of random numbers a split: no held-out problem is drawn with a number that training uses.
-    rng = np.random.default_rng([config.seed, ("train", *HELD_OUT).index(split)])
+    number = ("train", *HELD_OUT).index(split)
+    rng, chooser = np.random.default_rng([config.seed, number]), np.random.default_rng([config.seed, number, len(variants)])
     if split == "train":
-        for context, copies in task.training_set(config.method, rng, config.scale):
-            written = example(context, task.length(task.parse(context.prompt)))
-            for _ in range(copies):
-                yield written
+        # The same draws in every wording, so the same contexts; each copy of one is in any of them.
+        sets = [
+            task.training_set(config.method, np.random.default_rng([config.seed, number]), config.scale) for task in variants
+        ]
+        for found in zip(*sets, strict=True):
+            owner, problem = variants[0].reading(found[0][0].prompt)
+            written = [example(context, owner.length(problem)) for context, _ in found]
+            for _ in range(found[0][1]):
+                yield written[chooser.integers(len(written)) if len(written) > 1 else 0]
         return
-    shortest, longest = task.trained_lengths
+    shortest, longest = plain.trained_lengths
     for length in range(shortest, longest + 1):
         for _ in range(HELD_OUT[split]):
+            task = variants[chooser.integers(len(variants)) if len(variants) > 1 else 0]
             for context in task.written(task.sample(rng, length), config.method).walk():
                 yield example(context, length)
 
@@ -156,6 +166,7 @@ def prepare(
     progress: bool,
     per_length: int = 0,
     resample: bool = True,
+    wording: str = tasks.PAPER,
 ) -> Prepared:
     """Opens a data set, writing it first where it does not exist.
 
@@ -170,6 +181,7 @@ def prepare(
         data_dir: folder of all data sets; `~` is the home folder.
         progress: draw a progress bar.
         per_length, resample: another training set than the task's own, as in `tasks.with_training_set`.
+        wording: the name of one of the task's wordings, or `tasks.ALL`: each example in one of them all.
 
     Raises:
         UserError: an unknown task, method or split, or a folder that cannot be written.
@@ -177,9 +189,16 @@ def prepare(
     tasks.get(task).opening(method)  # refuses unknown names before anything is written
     root = Path(data_dir).expanduser()
     size = f"{per_length}each" if per_length else f"{float(scale)}" if resample else f"{float(scale)}-once"
-    name = f"{task}-{method}-{size}-seed{seed}"
+    name = f"{task}-{method}-{size}{'' if wording == tasks.PAPER else f'-{wording}'}-seed{seed}"
     config = Config(
-        name=name, task=task, method=method, scale=float(scale), seed=seed, per_length=per_length, resample=resample
+        name=name,
+        task=task,
+        method=method,
+        scale=float(scale),
+        seed=seed,
+        per_length=per_length,
+        resample=resample,
+        wording=wording,
     )
     try:
         with _quiet():

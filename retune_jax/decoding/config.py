@@ -25,6 +25,7 @@ class DecoderConfig:
         temperature: 0 takes the likeliest token; above, tokens are drawn from softmax(logits / temperature).
         seed: of those draws.
         draft: guess tokens by copying from the context, so that a pass can accept several. Never changes the text.
+        carry: False pastes nothing of a callee's value behind `Return:` (an ablation of Re-Tuning).
     """
 
     slots: int
@@ -40,6 +41,7 @@ class DecoderConfig:
     temperature: float
     seed: int
     draft: bool
+    carry: bool = True
 
     def __post_init__(self):
         """Raises UserError for a size that no decoder can have."""

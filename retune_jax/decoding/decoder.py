@@ -161,7 +161,7 @@ class RecursiveDecoder:
         code, tokens, calls, depth = (int(fact) for fact in facts)
         status = STATUSES[code]
         log_T = np.zeros(0, np.int32) if log_T is None else np.asarray(log_T)[:tokens]
-        context = rebuild(prompt, status, log_T, self._pieces)
+        context = rebuild(prompt, status, log_T, self._pieces, self.config.carry)
         text = context.segments[-1].text if context.segments else ""
         return Result(
             prompt=prompt,

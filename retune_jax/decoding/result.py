@@ -49,16 +49,20 @@ class _Open:
     """A context that is being rebuilt."""
 
     prompt: str
+    carries: bool
     segments: list[Segment] = field(default_factory=list)
     call: str = ""  # text of the segment whose callee is being rebuilt
 
     def closed(self, status: str) -> Context:
-        return Context(self.prompt, tuple(self.segments), status)
+        return Context(self.prompt, tuple(self.segments), status, self.carries)
 
 
-def rebuild(prompt: str, status: str, log_T: np.ndarray, pieces: list[bytes]) -> Context:
-    """The tree of contexts behind a problem's log (generated token ids and marks). `pieces` are the bytes of each id."""
-    contexts = [_Open(prompt)]
+def rebuild(prompt: str, status: str, log_T: np.ndarray, pieces: list[bytes], carries: bool = True) -> Context:
+    """The tree of contexts behind a problem's log (generated token ids and marks).
+
+    `pieces` are the bytes of each id; `carries` says whether values were pasted.
+    """
+    contexts = [_Open(prompt, carries)]
     ends_N = np.flatnonzero(log_T < 0)
     for begin, end in zip([0, *(ends_N + 1)], [*ends_N, len(log_T)]):
         ids, mark = log_T[begin:end].tolist(), int(log_T[end]) if end < len(log_T) else FAILED
@@ -66,7 +70,7 @@ def rebuild(prompt: str, status: str, log_T: np.ndarray, pieces: list[bytes]) ->
         if mark == CALLED:
             contexts[-1].call = text
             reading = read(text)
-            contexts.append(_Open(reading.prompt if isinstance(reading, CallRead) else ""))
+            contexts.append(_Open(reading.prompt if isinstance(reading, CallRead) else "", carries))
         elif mark == ANSWERED:
             contexts[-1].segments.append(Segment(text))
             if len(contexts) > 1:

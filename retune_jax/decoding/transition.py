@@ -68,7 +68,11 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
         callers_BX = jnp.pad(
             _cut(stack_BA, caller_base_B, config.window), ((0, 0), (0, slots.tokens_BX.shape[1] - config.window))
         )
-        tokens_BX, value_B, length_B = _open(words, slots.tokens_BX, reading, calls_B, callers_BX, caller_known_B)
+        copied = reading
+        if not config.carry:  # a value is as good as empty
+            low_B, spaced_B = jnp.where(calls_B, reading.low_B, reading.high_B), calls_B & reading.spaced_B
+            copied = reading._replace(low_B=low_B, spaced_B=spaced_B)
+        tokens_BX, value_B, length_B = _open(words, slots.tokens_BX, copied, calls_B, callers_BX, caller_known_B)
         prompt_B2 = fingerprint(tokens_BX, length_B)
 
     with jax.named_scope("judge"):

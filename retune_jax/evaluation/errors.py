@@ -42,7 +42,8 @@ def mistake_in(task: Task, context: Context) -> Mistake | None:
     """
     value = None
     try:
-        solver = task.solve(task.parse(context.prompt))
+        owner, problem = task.reading(context.prompt)
+        solver = owner.solve(problem)
         for segment in context.segments:
             try:
                 wanted = solver.send(value)

@@ -23,7 +23,7 @@ def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
         model: the model with its adapter, as `RecursiveDecoder` takes it.
         tokenizer: the model's.
     """
-    task = tasks.get(config.task)
+    task = tasks.reworded(tasks.get(config.task), config.eval.wording)
     asked = accuracy.problems(task, recipes.read_lengths(config.eval.lengths), config.eval.problems_per_length)
     asked.sort(key=lambda item: -item[0])  # the longest first, so that no long one is left over at the end
     decoder = RecursiveDecoder(lora.merge(model), tokenizer, DecoderConfig(**config.decode))

@@ -1,7 +1,7 @@
 """Tasks: families of problems with a recursive solution, one file each.
 
 >>> names()
-['addition', 'dynamic_programming', 'parity']
+['addition', 'dynamic_programming', 'merge_sort', 'multiplication', 'parity', 'satisfiability']
 >>> parity = get("parity")
 >>> context = trace(parity, parity.parse("[0, 1, 1]"))
 >>> print(context.text)
@@ -17,9 +17,27 @@ import importlib
 import pkgutil
 
 from retune_jax.errors import UserError
-from retune_jax.tasks.task import METHODS, Answer, Call, ProblemError, Task, trace, with_training_set
+from retune_jax.tasks._variants import ALL, PAPER, Wording, reworded, with_training_set, wording_names
+from retune_jax.tasks.task import ABLATIONS, METHODS, Answer, Call, ProblemError, Task, calls, trace
 
-__all__ = ["METHODS", "Answer", "Call", "ProblemError", "Task", "get", "names", "trace", "with_training_set"]
+__all__ = [
+    "ABLATIONS",
+    "ALL",
+    "METHODS",
+    "PAPER",
+    "Answer",
+    "Call",
+    "ProblemError",
+    "Task",
+    "Wording",
+    "calls",
+    "get",
+    "names",
+    "reworded",
+    "trace",
+    "with_training_set",
+    "wording_names",
+]
 
 
 def names() -> list[str]:

@@ -19,11 +19,13 @@ Wording, lengths, sampling and resampling are those of the paper's code (Pasewar
 
 import re
 
+from retune_jax.tasks._variants import Wording
 from retune_jax.tasks.task import Answer, Call, ProblemError, Task, drawn, shown, thinning
 
 VALUE = re.compile(r"Carry ([01]), Output ([0-9]+)")
 MOST_DIGITS = 4000  # Python's own limit on turning text into numbers is 4300
 
+TOP = "{} + {}"
 LONGEST = 15
 STARTS = (1, 3, 6, 9, 12)  # every cell of digit counts is drawn once for each start that it reaches
 CELLS = [(i, j) for start in STARTS for i in range(start, LONGEST + 1) for j in range(i, LONGEST + 1)]
@@ -36,6 +38,11 @@ class Addition(Task):
     name = "addition"
     trained_lengths = (1, LONGEST)
     evaluated_lengths = (2, 60)
+    wordings = (
+        Wording("words", {TOP: "{} plus {}"}),
+        Wording("request", {TOP: "Add {} and {}."}),
+        Wording("question", {TOP: "What is {} plus {}?"}),
+    )
 
     def parse(self, text):
         """Read `1234 + 56`."""
@@ -55,7 +62,7 @@ class Addition(Task):
 
     def prompt(self, problem):
         """Write the sum with both numbers equally long."""
-        return f"{problem[0]} + {problem[1]}"
+        return TOP.format(*problem)
 
     def solve(self, problem):
         """Add all but the first digits by a call, then the first digits and the carry."""

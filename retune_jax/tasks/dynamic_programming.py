@@ -28,11 +28,13 @@ import re
 from dataclasses import dataclass
 from itertools import product
 
+from retune_jax.tasks._variants import Wording
 from retune_jax.tasks.task import Answer, Call, ProblemError, Task, listed, thinning
 
 TOP = "Compute the maximum sum of nonadjacent subsequences of "
 SUMS = "Create dp array "
 INDICES = "Create chosen indices array: "
+FORM = "sum array {}, item array {}, can use item {}"
 INDICES_FORM = re.compile(r"sum array (\[.*?\]), item array (\[.*?\]), can use item (True|False)")
 SCRATCHPAD_QUESTION = "Question: Let's solve input = {}."
 BASELINE_QUESTION = (
@@ -77,6 +79,32 @@ class DynamicProgramming(Task):
     name = "dynamic_programming"
     trained_lengths = (SHORTEST, LONGEST)
     evaluated_lengths = (2, 24)
+    wordings = (
+        Wording(
+            "choose",
+            {
+                TOP + "{}": "Choose items of {} for the largest sum, no two of them adjacent",
+                SUMS + "{}": "Find the best sum of every end of {}",
+                INDICES + FORM: "Choose for sums {} of items {}, first one free: {}",
+            },
+        ),
+        Wording(
+            "terse",
+            {
+                TOP + "{}": "Nonadjacent: {}",
+                SUMS + "{}": "Sums: {}",
+                INDICES + FORM: "Indices: sums {}, items {}, first {}",
+            },
+        ),
+        Wording(
+            "question",
+            {
+                TOP + "{}": "Which numbers of {} have the highest sum, if none are adjacent?",
+                SUMS + "{}": "What are the highest sums of {}?",
+                INDICES + FORM: "Which are chosen if the sums are {} and the items {}, where the first can be chosen: {}?",
+            },
+        ),
+    )
 
     def parse(self, text):
         """Read the prompt of any of the contexts, the question of any method, or a list alone."""
@@ -158,7 +186,9 @@ class DynamicProgramming(Task):
 
     def question(self, problem, method):
         """Write the question, which has wording of its own in every method."""
-        return QUESTIONS[method].format(list(problem.items)) if isinstance(problem, Choose) else self.prompt(problem)
+        if method in ("scratchpad", "baseline") and isinstance(problem, Choose):
+            return QUESTIONS[method].format(list(problem.items))
+        return self.prompt(problem)
 
     def scratchpad(self, problem):
         """Write both loops out, one step a line."""

@@ -19,6 +19,7 @@ import re
 from itertools import accumulate
 from operator import xor
 
+from retune_jax.tasks._variants import Wording
 from retune_jax.tasks.task import Answer, Call, ProblemError, Task, drawn, listed, solved, thinning
 
 FOUR_TIMES = dict.fromkeys(range(10, 15), 4)
@@ -27,6 +28,7 @@ REPEATS = {
     "scratchpad": {1: 60, 2: 60, 3: 60, 4: 20, **dict.fromkeys(range(5, 10), 10), **FOUR_TIMES},
     "baseline": {1: 300, 2: 500, 3: 300, 4: 200, 5: 120, 6: 50, 7: 30, 8: 10, 9: 10, **FOUR_TIMES},
 }
+TOP = "What is the parity of {}?"
 LONGEST = 21
 TRACED = 250_000  # lists of the longest kind, from which all contexts of Re-Tuning come
 
@@ -37,6 +39,11 @@ class Parity(Task):
     name = "parity"
     trained_lengths = (1, LONGEST)
     evaluated_lengths = (1, 40)  # the paper's figure ends at 29
+    wordings = (
+        Wording("odd", {TOP: "Is there an odd number of ones in {}?"}),
+        Wording("bare", {TOP: "{} parity"}),
+        Wording("sum", {TOP: "Add up {} modulo two."}),
+    )
 
     def parse(self, text):
         """Read `What is the parity of [0, 1]?`, or the list alone."""
@@ -48,7 +55,7 @@ class Parity(Task):
 
     def prompt(self, bits):
         """Write the question."""
-        return f"What is the parity of {list(bits)}?"
+        return TOP.format(list(bits))
 
     def solve(self, bits):
         """Drop the first bit, call, add it to what comes back."""

@@ -62,20 +62,27 @@ overrides `training_problems` (which problems are traced) and `copies` (which co
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Generator, Hashable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from retune_jax.errors import UserError
-from retune_jax.protocol import SOLUTION, AnswerRead, Context, Segment, read
+from retune_jax.protocol import ANSWER, SOLUTION, AnswerRead, Context, Segment, paste, read
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from retune_jax.tasks._variants import Wording
 
     Problem = Hashable
 
 OPENINGS = {"retune": SOLUTION, "scratchpad": SOLUTION, "baseline": "\nAnswer:"}
 METHODS = tuple(OPENINGS)
+# Re-Tuning without one of its parts, each with the method whose problems it is trained on: the whole recursion written into one
+# growing context; and the subproblem solved in its own, but nothing of its value told to the caller.
+ABLATIONS = {"no_isolation": "scratchpad", "no_carry": "retune"}
 LIST = re.compile(r"\[\s*(-?[0-9]{1,18}(?:\s*,\s*-?[0-9]{1,18})*)\s*\]")
 
 
@@ -118,6 +125,8 @@ class Task:
     trained_lengths: tuple[int, int]
     evaluated_lengths: tuple[int, int]
     problems_per_length = 1000
+    uses: tuple[Task, ...] = ()  # other tasks, whose problems the contexts of this one may call
+    wordings: tuple[Wording, ...] = ()  # other ways of asking
 
     # What every task says.
 
@@ -147,9 +156,22 @@ class Task:
 
     # What follows from it, for a task to override where its texts differ.
 
+    def reading(self, prompt: str) -> tuple[Task, Problem]:
+        """Read the prompt of any context: whose problem it is, this task's or one's that it uses, and which.
+
+        Raises ProblemError, with this task's own words, where none can read it.
+        """
+        try:
+            return self, self.parse(prompt)
+        except ProblemError:
+            for other in self.uses:
+                with contextlib.suppress(ProblemError):
+                    return other.reading(prompt)
+            raise
+
     def opening(self, method: str) -> str:
         """Text between the question and the first segment."""
-        return OPENINGS[checked(method)]
+        return OPENINGS[ABLATIONS.get(checked(method), method)]
 
     def question(self, problem: Problem, method: str) -> str:
         """Write the problem down the way of the method; `parse` reads all of them."""
@@ -167,18 +189,23 @@ class Task:
         return "\n".join(reversed(values))
 
     def written(self, problem: Problem, method: str) -> Context:
-        """Write out the true solution: a tree of contexts for Re-Tuning, a single segment for the other methods."""
-        if checked(method) == "retune":
-            return trace(self, problem)
-        solution = self.scratchpad(problem) if method == "scratchpad" else self.answer(problem)
-        return Context(self.question(problem, method), (Segment(f" {solution}"),))
+        """Write out the true solution: a tree of contexts for Re-Tuning, a single segment for the methods without calls."""
+        if calls(method):
+            return trace(self, problem, carries=method != "no_carry")
+        if method == "no_isolation":
+            solution = unrolled(trace(self, problem))
+        else:
+            solution = f" {self.scratchpad(problem) if method == 'scratchpad' else self.answer(problem)}"
+        return Context(self.question(problem, method), (Segment(solution),))
 
     def final(self, method: str, segment_text: str) -> str:
         """Return the answer that a model's last segment gives, in the form of `answer`; "" where it gives none."""
-        if checked(method) == "retune":
+        if calls(method):
             reading = read(segment_text)
             return reading.value if isinstance(reading, AnswerRead) else ""
         text = segment_text.strip()
+        if method == "no_isolation":
+            return text.rpartition(ANSWER)[2].strip()
         return text.rpartition("\n")[2].strip() if method == "scratchpad" else text
 
     def grade(self, problem: Problem, method: str, segment_text: str) -> bool:
@@ -213,7 +240,10 @@ class Task:
         """
         if not 0 < scale <= 1:
             raise UserError(f"the scale of a training set is above 0 and at most 1, not {scale}")
-        return self.traced(rng, scale) if checked(method) == "retune" else self.untraced(method, rng, scale)
+        if not calls(method):
+            return self.untraced(method, rng, scale)
+        contexts = self.traced(rng, scale)
+        return contexts if method == "retune" else ((replace(context, carries=False), copies) for context, copies in contexts)
 
     def traced(self, rng: np.random.Generator, scale: float) -> Iterator[tuple[Context, int]]:
         """Yield the training set of Re-Tuning."""
@@ -226,51 +256,44 @@ class Task:
 
     def untraced(self, method: str, rng: np.random.Generator, scale: float) -> Iterator[tuple[Context, int]]:
         """Yield the training set of a method without calls."""
-        for problem in self.training_problems(method, rng, scale):
-            copies = drawn(rng, *self.copies(problem, method, scale))
+        sampling = ABLATIONS.get(method, method)
+        for problem in self.training_problems(sampling, rng, scale):
+            copies = drawn(rng, *self.copies(problem, sampling, scale))
             if copies:
                 yield self.written(problem, method), copies
 
 
-def with_training_set(task: Task, *, per_length: int, resample: bool) -> Task:
-    """The task with another training set, for studies of what the set does.
-
-    Args:
-        task: left as it is.
-        per_length: so many distinct problems of each trained length, or all where fewer exist, in place of the task's own
-            sampling and at any scale; their contexts come once each. 0 keeps the task's own.
-        resample: False keeps every distinct context once, in place of the task's own rule of drops and repeats.
-    """
-    if not per_length and resample:
-        return task
-
-    class Other(type(task)):
-        def copies(self, problem, method, scale):
-            return 1.0, 1.0
-
-        if per_length:
-            traced = Task.traced  # of a task that chooses before solving, too
-
-            def training_problems(self, method, rng, scale):
-                for length in range(self.trained_lengths[0], self.trained_lengths[1] + 1):
-                    found = {}
-                    for _ in range(50 * per_length):  # where there are fewer problems, nearly all are met by then
-                        found[self.sample(rng, length)] = None
-                        if len(found) == per_length:
-                            break
-                    yield from found
-
-    return Other()
-
-
-def trace(task: Task, problem: Problem) -> Context:
+def trace(task: Task, problem: Problem, *, carries: bool = True) -> Context:
     """Run the solver on the problem and return the tree of contexts that it writes."""
-    *_, (_, context) = solved(task, problem, None)
+    *_, (_, context) = solved(task, problem, None, carries)
     return context
 
 
-def solved(task: Task, problem: Problem, known: dict[str, str] | None) -> Iterator[tuple[Problem, Context]]:
+def unrolled(tree: Context) -> str:
+    """Write all that a tree's contexts generate, and what is pasted between, as one text: the recursion without isolation.
+
+    A callee's text stands where its caller waits for it, behind an opening of its own.
+    """
+    texts = []
+    waiting: list[Context | str] = [tree]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            texts.append(item)
+            continue
+        for segment in reversed(item.segments):
+            if segment.callee:
+                waiting += [f"\n{paste(segment.callee.value)}", segment.callee, SOLUTION.lstrip("\n")]
+            waiting.append(segment.text)
+    return "".join(texts)
+
+
+def solved(
+    task: Task, problem: Problem, known: dict[str, str] | None, carries: bool = True
+) -> Iterator[tuple[Problem, Context]]:
     """Run the solver and yield every subproblem with its context as soon as it returns, the problem's own last.
+
+    A call may be of a task that this one uses: then that task's solver takes over, for as long as the callee lasts.
 
     With `known` (values by prompt, added to here) nothing is solved twice, not even from one run to the next: a known
     callee is a leaf that holds its value, and is not yielded.
@@ -286,7 +309,7 @@ def solved(task: Task, problem: Problem, known: dict[str, str] | None) -> Iterat
         except StopIteration as returned:
             answer = returned.value
             segments.append(Segment(answer.text))
-            context, value = Context(prompt, tuple(segments)), str(answer.value)
+            context, value = Context(prompt, tuple(segments), carries=carries), str(answer.value)
             if known is not None:
                 known[prompt] = value
             yield problem, context
@@ -300,15 +323,20 @@ def solved(task: Task, problem: Problem, known: dict[str, str] | None) -> Iterat
             segments.append(Segment(call.text, Context(call.prompt, (Segment(f" {value}"),))))
         else:
             suspended.append((problem, prompt, solver, segments, call))
-            problem, prompt = task.parse(call.prompt), call.prompt
-            solver, segments, value = task.solve(problem), [], None
+            owner, problem = task.reading(call.prompt)
+            prompt, solver, segments, value = call.prompt, owner.solve(problem), [], None
 
 
 def checked(method: str) -> str:
     """Return the method. Raises UserError, which lists the known ones, where there is no such method."""
-    if method not in OPENINGS:
-        raise UserError(f"no method is called {method!r}; there are {', '.join(METHODS)}")
+    if method not in OPENINGS and method not in ABLATIONS:
+        raise UserError(f"no method is called {method!r}; there are {', '.join((*METHODS, *ABLATIONS))}")
     return method
+
+
+def calls(method: str) -> bool:
+    """Whether the method's contexts call others, rather than say all in one. Raises UserError where there is no such method."""
+    return ABLATIONS.get(checked(method), method) == "retune"
 
 
 def listed(text: str) -> tuple[int, ...]:

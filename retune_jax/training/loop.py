@@ -143,6 +143,7 @@ def source(config: ConfigDict):
         scale=config.data.scale,
         per_length=config.data.per_length,
         resample=config.data.resample,
+        wording=config.data.wording,
         seed=config.seed,
         data_dir=config.data.dir,
         progress=jax.process_index() == 0,
