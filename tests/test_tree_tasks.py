@@ -50,7 +50,7 @@ def test_a_prompt_that_no_task_reads_is_refused_in_the_words_of_the_task_itself(
 
 def test_a_mistake_in_a_context_of_the_other_task_is_found_there():
     tree = trace(MULTIPLICATION, ("12", "34"))
-    *calls, answer = tree.segments
+    *calls, _ = tree.segments
     total = calls[2].callee
     wrong = Context(total.prompt, (total.segments[0], Segment(" Carry 0, Output 0409")))
     tree = Context(tree.prompt, (*calls[:2], Segment(calls[2].text, wrong), Segment(" 0409")))

@@ -20,9 +20,9 @@ An empty clause, [], cannot hold; a formula without clauses does. So the recursi
 deep as there are variables. Guessing is right half of the time: half of the drawn formulas are satisfiable.
 
 SAT is also what Recursive Models (arXiv 2603.02112) and PENCIL (arXiv 2503.14337) are measured on. Recursive Models isolates
-contexts as Re-Tuning does, and fine-tunes a 3B model on them. PENCIL does not isolate: all is one context, from which a reduction
-rule erases what was thought between a call and its return, so that a callee reads on behind its callers. Here the tiny model is
-tuned on formulas of 3 to 6 variables and asked for up to 10, and the contexts hold the formula and nothing else.
+contexts as Re-Tuning does, and fine-tunes a 3B model on them. PENCIL does not isolate: all is one context, from which a
+reduction rule erases what was thought between a call and its return, so that a callee reads on behind its callers. Here the
+tiny model is tuned on formulas of 3 to 6 variables and asked for up to 10, and a context holds its formula and nothing else.
 """
 
 import re
