@@ -31,6 +31,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "protobuf",
+        "rich>=15.0.0",
         "sentencepiece>=0.2.2",
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.70.1",

@@ -11,12 +11,14 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from retune_jax import compiled
 from retune_jax.errors import UserError
 
 
 def run(main: Callable[[list[str]], None]):
     """Parses the flags, calls `main(arguments)` with what is left of the command line, and exits."""
     logging.set_verbosity(logging.WARNING)  # the libraries tell a user nothing below that
+    compiled.keep()
     try:
         app.run(lambda argv: main(argv[1:]), flags_parser=_parse_flags)
     except UserError as error:

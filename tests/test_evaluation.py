@@ -6,25 +6,21 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
+import small_run
 from absl import flags
 from absl.testing import flagsaver
-from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import ScriptedModel, bits_tree, script_of
 
 from retune_jax import config as recipes
 from retune_jax import evaluate, tasks, tokenizer
-from retune_jax.checkpoints import runs, weights
+from retune_jax.checkpoints import runs
 from retune_jax.errors import UserError
 from retune_jax.evaluation import accuracy, figure, run
-from retune_jax.models import sharding
-from retune_jax.models.llama import Llama, LlamaConfig
 from retune_jax.protocol import STATUSES, Context
 
 ROOT = Path(__file__).parents[1]
@@ -153,17 +149,9 @@ def test_one_picture_of_several_runs_is_a_command(report, tmp_path):
 # The whole
 
 
-def settle(config):
-    """Small problems and a small decoder."""
-    config.decode.update({"slots": 4, "window": 128, "max_depth": 4, "stack_tokens": 256, "max_tokens": 200})
-    config.decode.update({"tokens_per_step": 4, "steps_per_advance": 8})
-    config.eval.update({"lengths": "1:3", "problems_per_length": 2})
-    return config
-
-
 @pytest.mark.parametrize("method", ["retune", "scratchpad"])
 def test_a_model_that_writes_the_truth_is_right_at_every_length(method, tmp_path, capsys):
-    config = settle(recipes.recipe(f"method={method}", task="parity"))
+    config = small_run.settle(recipes.recipe(f"method={method}", task="parity"))
     model = tokenizer.tiny()
     asked = accuracy.problems(PARITY, [1, 2, 3], 2)
     trees = {problem: PARITY.written(problem, method) for _, problem in asked}
@@ -178,39 +166,8 @@ def test_a_model_that_writes_the_truth_is_right_at_every_length(method, tmp_path
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a run that has been trained for one step, as far as evaluation can tell."""
-    folder = tmp_path_factory.mktemp("trained")
-    shape = LlamaConfig(
-        vocab_size=tokenizer.tiny().vocab_size,
-        layers=1,
-        width=8,
-        heads=2,
-        kv_heads=1,
-        head_width=4,
-        hidden=8,
-        rope_theta=1e4,
-        norm_epsilon=1e-5,
-        tied_embeddings=True,
-        dtype="float32",
-        param_dtype="float32",
-    )
-    rng = np.random.default_rng(0)
-    state = nnx.state(nnx.eval_shape(lambda: Llama(shape, None, remat="none", rngs=nnx.Rngs(0))))
-    params = jax.tree.map(lambda x: rng.normal(0, 1, x.shape).astype(x.dtype), nnx.to_pure_dict(state))
-    weights.save_base(folder / "base", shape, params, tokenizer.tiny().path)
-    config = settle(recipes.recipe("", task="parity"))
-    config.base = str(folder / "base")
-    config.lora.update({"rank": 2, "targets": "q,down"})
-    config.decode.update({"max_tokens": 30, "max_calls": 3})
-    mesh = sharding.make_mesh(-1, 1, 1)
-    base, lora = weights.load_base(config.base, config.model), weights.lora_config(config.lora)
-    model = weights.assemble(base, lora, remat="none", context_length=None, seed=0, mesh=mesh)
-    adapter = nnx.to_pure_dict(nnx.state(model, runs.LoRAParam))
-    runs.claim(folder / "run", config)
-    checkpoints = runs.Checkpoints(folder / "run", keep=1)
-    checkpoints.save(1, params=adapter, optimizer={"count": jnp.int32(1)}, data={}, config=config)
-    checkpoints.close()
-    return folder / "run"
+    """The folder of a run."""
+    return small_run.make(tmp_path_factory.mktemp("trained"))
 
 
 def command(**values):

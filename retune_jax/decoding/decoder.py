@@ -22,7 +22,7 @@ from retune_jax.decoding.result import Result, rebuild
 from retune_jax.decoding.state import RUNNING, Slots, State, create, fingerprint, mix
 from retune_jax.decoding.step import step
 from retune_jax.decoding.transition import transition
-from retune_jax.protocol import ANSWER, STATUSES
+from retune_jax.protocol import ANSWER, STATUSES, Context
 
 
 @partial(jax.jit, static_argnames=("graphdef", "words", "config"), donate_argnames=("state",))
@@ -112,8 +112,16 @@ class RecursiveDecoder:
                 progress(ended, len(prompts))
         return results
 
-    def stream(self, prompts: Sequence[str]) -> Iterator[tuple[int, Result]]:
-        """Solves the problems and yields (number, result) as they end."""
+    def stream(
+        self, prompts: Sequence[str], watch: Callable[[int, Context], None] | None = None
+    ) -> Iterator[tuple[int, Result]]:
+        """Solves the problems and yields (number, result) as they end.
+
+        Args:
+            prompts: as for `solve`.
+            watch: called after every `advance` with the first problem that is being worked on, its number and its tree so
+                far; contexts that are open have the status "running".
+        """
         waiting = self._waiting(prompts)
         working: list[tuple[int, str] | None] = [None] * self.config.slots
         state = _create(self._graphdef, self.config, self._params)
@@ -140,6 +148,10 @@ class RecursiveDecoder:
                 if working[slot] is not None and facts[0] >= 0:
                     ended.append((*working[slot], facts, _row(state.slots.log_BT, slot)))
                     working[slot] = None
+            if watch is not None and any(working):
+                (number, prompt), slot = min((work, slot) for slot, work in enumerate(working) if work is not None)
+                log_T = np.asarray(_row(state.slots.log_BT, slot))[: int(np.asarray(report)[1, slot])]
+                watch(number, rebuild(prompt, "running", log_T, self._pieces))
 
     def _waiting(self, prompts: Sequence[str]) -> Iterator[tuple[int, str, list[int]]]:
         """The queue: number, prompt and the ids of the window that it opens."""

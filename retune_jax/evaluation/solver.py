@@ -1,0 +1,125 @@
+"""A trained run that takes problems as people write them, and says of each what became of it.
+
+What is a problem of the run's task is written the way that the model was trained on, and judged. Any other text is put to the
+model as it is.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from retune_jax import config as recipes
+from retune_jax import tasks
+from retune_jax.checkpoints import runs
+from retune_jax.decoding import DecoderConfig, RecursiveDecoder, Result
+from retune_jax.evaluation import calltree
+from retune_jax.models import lora, sharding
+from retune_jax.protocol import Context
+from retune_jax.tasks import ProblemError, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A problem on its way to the model.
+
+    Attributes:
+        text: as it was given.
+        prompt: as the model is asked.
+        task: the run's, where the text is a problem of it; else None.
+        problem: what the task read.
+    """
+
+    text: str
+    prompt: str
+    task: Task | None = None
+    problem: object = None
+
+
+class Solver:
+    """A run's model, ready for problems."""
+
+    def __init__(self, config, model, tokenizer):
+        """Takes a run's configuration, its model with the adapter merged, and the tokenizer."""
+        self.config, self.model, self.tokenizer = config, model, tokenizer
+        self.task = None if config.task == recipes.PRETRAINING else tasks.get(config.task)
+
+    @classmethod
+    def load(cls, workdir: Path) -> "Solver":
+        """The run in `workdir`. Raises UserError where there is none."""
+        config = runs.read_config(workdir)
+        mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        config, model, tokenizer = runs.load_model(workdir, mesh)
+        return cls(config, lora.merge(model), tokenizer)
+
+    def read(self, text: str) -> Asked:
+        """What to ask the model for that text."""
+        if self.task is not None:
+            try:
+                problem = self.task.parse(text)
+                return Asked(text, self.task.question(problem, self.config.method), self.task, problem)
+            except ProblemError:
+                pass
+        return Asked(text, text.strip())
+
+    def solve(
+        self, texts: Sequence[str], watch: Callable[[int, list[calltree.ContextRecord]], None] | None = None
+    ) -> Iterator[dict]:
+        """Solves problems side by side and yields a record for each, in their order.
+
+        Args:
+            texts: the problems.
+            watch: called with the number and the tree so far of the first problem at work, now and then.
+
+        Yields:
+            A dict with `problem` (the text), `prompt`, `task` (None for a free prompt), `status`, `value`, `answer` (the right
+            one), `correct` (both None for a free prompt), `calls`, `depth`, `tokens`, `first_mistake` and `contexts`
+            (`calltree`'s records).
+        """
+        asked = [self.read(text) for text in texts]
+        decoder = self._decoder([one.prompt for one in asked])
+
+        def look(number: int, tree: Context):
+            watch(number, self._records(asked[number], tree))
+
+        done: dict[int, Result] = {}
+        following = 0
+        for number, result in decoder.stream([one.prompt for one in asked], look if watch else None):
+            done[number] = result
+            while following in done:
+                yield self._told(asked[following], done.pop(following))
+                following += 1
+
+    def _decoder(self, prompts: Sequence[str]) -> RecursiveDecoder:
+        """A decoder large enough for these prompts; of few sizes, so that what was compiled is of use again."""
+        slots = 1
+        while slots < min(len(prompts), self.config.decode.slots):
+            slots *= 2
+        settings = {**self.config.decode, "slots": min(slots, max(1, self.config.decode.slots))}
+        return RecursiveDecoder(self.model, self.tokenizer, DecoderConfig(**settings))
+
+    def _records(self, asked: Asked, tree: Context) -> list[calltree.ContextRecord]:
+        return calltree.records(asked.task, self.config.method, tree)
+
+    def _told(self, asked: Asked, result: Result) -> dict:
+        tree = self._records(asked, result.context)
+        correct = answer = mistake = None
+        value = result.value
+        if asked.task is not None:
+            answer = asked.task.answer(asked.problem)
+            value = asked.task.final(self.config.method, result.text) if result.status == "ok" else ""
+            correct = result.status == "ok" and asked.task.grade(asked.problem, self.config.method, result.text)
+            mistake = calltree.first_mistake(tree)
+        return {
+            "problem": asked.text,
+            "prompt": asked.prompt,
+            "task": asked.task.name if asked.task else None,
+            "status": result.status,
+            "value": value,
+            "answer": answer,
+            "correct": correct,
+            "calls": result.calls,
+            "depth": result.depth,
+            "tokens": result.tokens,
+            "first_mistake": mistake,
+            "contexts": tree,
+        }
