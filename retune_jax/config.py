@@ -47,7 +47,7 @@ def recipe(arguments: str, *, task: str, small: float = 0.05) -> ConfigDict:
     Args:
         arguments: `method=…,model=…,data=…`, in any order. Left out, they are `retune` and `tiny`, and for `data` what suits
             the model: `small`, or `paper`, the training set at its full size.
-        task: a name that `retune_jax.tasks.get` knows.
+        task: a name that `retune_jax.tasks.get` knows, such as `parity` or `my_module:MyTask`.
         small: size of the small training set, relative to the full one, in the same proportions.
 
     Raises:
@@ -189,7 +189,8 @@ def validate(config: ConfigDict):
     from retune_jax.models import llama, lora, presets  # here, because they bring JAX
 
     _one_of(config, "model", presets.PRESETS)
-    _one_of(config, "task", [*tasks.names(), PRETRAINING])
+    if config.task != PRETRAINING:
+        tasks.get(config.task)
     _one_of(config, "method", ["corpus"] if config.task == PRETRAINING else [*tasks.METHODS, *tasks.ABLATIONS])
     _one_of(config, "train.optimizer", OPTIMIZERS)
     _one_of(config, "train.schedule", SCHEDULES)

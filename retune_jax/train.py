@@ -26,7 +26,8 @@ def main(arguments: list[str]):
     from retune_jax.training import loop  # here, so that --help and mistakes need not wait for JAX
 
     config = CONFIG.value
-    loop.train(config, Path(WORKDIR.value or f"runs/{config.task}-{config.method}-{config.model}").expanduser())
+    name = f"{config.task.replace(':', '.')}-{config.method}-{config.model}"
+    loop.train(config, Path(WORKDIR.value or f"runs/{name}").expanduser())
 
 
 if __name__ == "__main__":

@@ -114,6 +114,19 @@ def test_what_a_model_writes_cannot_steer_the_terminal():
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f]", shown) and "␛]0;title␇[red]no[/red]" in shown
 
 
+def test_what_is_not_carried_is_not_shown_as_if_it_were():
+    tree = PARITY.written((0, 1), "no_carry")
+    assert plain(calltree.records(PARITY, "no_carry", tree)).splitlines()[-2:] == ["Return: ", "Answer: ⟦1⟧"]
+
+
+def test_a_task_is_judged_by_the_tasks_that_it_calls_too():
+    multiplication = tasks.get("multiplication")
+    tree = tasks.trace(multiplication, multiplication.parse("12 * 34"))
+    records = calltree.records(multiplication, "retune", tree)
+    assert any("+" in record["prompt"] for record in records)
+    assert all(record["value"] == record["right_value"] for record in records)
+
+
 def test_deep_trees_stay_narrow_and_quick():
     bits = (1, 0) * 1000
     text = plain(calltree.records(None, "retune", bits_tree(bits)))

@@ -189,7 +189,7 @@ def prepare(
     tasks.get(task).opening(method)  # refuses unknown names before anything is written
     root = Path(data_dir).expanduser()
     size = f"{per_length}each" if per_length else f"{float(scale)}" if resample else f"{float(scale)}-once"
-    name = f"{task}-{method}-{size}{'' if wording == tasks.PAPER else f'-{wording}'}-seed{seed}"
+    name = f"{tasks.identity(task)}-{method}-{size}{'' if wording == tasks.PAPER else f'-{wording}'}-seed{seed}"
     config = Config(
         name=name,
         task=task,

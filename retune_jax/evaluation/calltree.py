@@ -26,7 +26,7 @@ from typing import NotRequired, TypedDict
 
 from retune_jax.evaluation import errors
 from retune_jax.protocol import Context
-from retune_jax.tasks.task import Task, solved
+from retune_jax.tasks.task import Task, calls, solved
 
 RUNNING = "running"  # the status of contexts that are still being worked on
 
@@ -36,6 +36,7 @@ class SegmentRecord(TypedDict):
 
     text: str
     callee: int | None
+    returned: NotRequired[str]  # the value that was pasted behind a call
     wrong: NotRequired[str]
     right: NotRequired[str]
 
@@ -70,7 +71,10 @@ def records(task: Task | None, method: str, tree: Context) -> list[ContextRecord
             call = next(segment for segment in found[caller]["segments"] if segment["callee"] == -1)
             call["callee"] = index
         segments: list[SegmentRecord] = [{"text": s.text, "callee": -1 if s.callee else None} for s in context.segments]
-        record: ContextRecord = {
+        for segment, record in zip(context.segments, segments):
+            if segment.callee and segment.callee.status == "ok":
+                record["returned"] = segment.callee.value if context.carries else ""
+        opened: ContextRecord = {
             "prompt": context.prompt,
             "caller": caller,
             "depth": depth,
@@ -79,26 +83,26 @@ def records(task: Task | None, method: str, tree: Context) -> list[ContextRecord
             "right_value": None,
             "segments": segments,
         }
-        found.append(record)
+        found.append(opened)
         waiting.extend((s.callee, index, depth + 1) for s in reversed(context.segments) if s.callee)
-        if task is not None and method == "retune":
-            record["right_value"] = right_value(task, context.prompt, known)
+        if task is not None and calls(method):
+            opened["right_value"] = right_value(task, context.prompt, known)
             mistake = errors.mistake_in(task, _complete(context))
             if mistake is not None:
                 wrong = next(i for i, segment in enumerate(context.segments) if segment is mistake.segment)
                 segments[wrong] |= {"wrong": mistake.kind, "right": mistake.right}
         elif task is not None:
-            _judge_whole(task, method, context, record)
+            _judge_whole(task, method, context, opened)
     return found
 
 
 def right_value(task: Task, prompt: str, known: dict[str, str]) -> str | None:
     """The value that the prompt's context should have; None where the prompt is no problem. `known` is added to."""
     try:
-        problem = task.parse(prompt)
-        for _ in solved(task, problem, known):
+        owner, problem = task.reading(prompt)
+        for _ in solved(owner, problem, known):
             pass
-        return known[task.prompt(problem)]
+        return known[owner.prompt(problem)]
     except Exception:  # tasks raise whatever they like at rubbish
         return None
 

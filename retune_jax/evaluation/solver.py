@@ -41,7 +41,9 @@ class Solver:
     def __init__(self, config, model, tokenizer):
         """Takes a run's configuration, its model with the adapter merged, and the tokenizer."""
         self.config, self.model, self.tokenizer = config, model, tokenizer
-        self.task = None if config.task == recipes.PRETRAINING else tasks.get(config.task)
+        self.task = None
+        if config.task != recipes.PRETRAINING:
+            self.task = tasks.reworded(tasks.get(config.task), config.eval.get("wording", tasks.PAPER))
 
     @classmethod
     def load(cls, workdir: Path) -> "Solver":

@@ -42,7 +42,7 @@ def pieces(tree: Sequence[ContextRecord], opening: str, *, brackets: bool) -> It
         if at == 0:
             yield shift + _lined(context["prompt"] + opening, shift), GIVEN
         elif not over or context["status"] == RUNNING:  # back from a call
-            yield shift + _lined(paste(tree[segments[at - 1]["callee"]]["value"]), shift), GIVEN
+            yield shift + _lined(paste(segments[at - 1]["returned"]), shift), GIVEN
         if over:
             if context["status"] not in ("ok", RUNNING):
                 yield f"\n{shift}" if at == 0 else shift, FRAME
