@@ -13,17 +13,12 @@ def get_config(arguments: str = ""):
     """The run's configuration; `arguments` is `method=…,model=…,data=…`."""
     config = recipe(arguments, task="addition", small=0.02)
     if config.model.startswith("tiny"):
-        # A token a digit: a context of 60 digits takes 387 tokens, and all its calls down to one digit keep 8,000.
         config.train.update({"steps": 400, "rows": 8})
-        config.decode.update({"window": 400, "stack_tokens": 9216, "max_tokens": 12_288, "max_calls": 200})
         config.eval.lengths = "1:60"
-        if config.method == "scratchpad":
-            config.decode.window = 2560  # it writes all of the recursion into one context
-        elif config.method == "no_isolation":  # the whole recursion in one context: 30 digits take 2,600
+        if config.method == "no_isolation":  # the whole recursion in one context: 30 digits take 2,600
             config.data.update({"sequence_length": 1024, "context_length": 1024})  # 15 digits take 842
             config.train.rows = 4
-            config.decode.update({"window": 2816, "stack_tokens": 0})
             config.eval.lengths = "1:30"
-        else:
+        elif config.method != "scratchpad":  # which writes all of the recursion into one context, too
             config.data.context_length = 128  # 15 digits take 117
     return config

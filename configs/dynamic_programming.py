@@ -13,17 +13,13 @@ def get_config(arguments: str = ""):
     """The run's configuration; `arguments` is `method=…,model=…,data=…`."""
     config = recipe(arguments, task="dynamic_programming", small=0.25)
     if config.model.startswith("tiny"):
-        # A context of 24 items takes 462 tokens, and all its calls down to one item keep 5,200.
         config.train.update({"steps": 400, "rows": 8})
-        config.decode.update({"window": 480, "stack_tokens": 6144, "max_tokens": 12_288, "max_calls": 200})
         config.eval.lengths = "2:24"
         if config.method == "scratchpad":
             config.data.update({"sequence_length": 1024, "context_length": 1024})
-            config.decode.window = 3328
         elif config.method == "no_isolation":  # the whole recursion in one context: 12 items take 3,110
             config.data.update({"sequence_length": 1152, "context_length": 1152})  # 5 items take 1,000
             config.train.rows = 4
-            config.decode.update({"window": 3328, "stack_tokens": 0})
             config.eval.lengths = "2:12"
         else:
             config.data.context_length = 256  # 5 items take 176, and without recursion 192

@@ -13,14 +13,9 @@ def get_config(arguments: str = ""):
     """The run's configuration; `arguments` is `method=…,model=…,data=…`."""
     config = recipe(arguments, task="merge_sort", small=1.0)
     if config.model.startswith("tiny"):
-        # Three tokens an item, four times in a context: one of 24 items takes 330 tokens, and as a scratchpad 590.
         config.data.context_length = 192  # 8 items take 140, and as a scratchpad 160
         config.train.update({"steps": 600, "rows": 8})
-        config.decode.update({"window": 352, "stack_tokens": 1024, "max_tokens": 4096, "max_calls": 100})
         config.eval.lengths = "1:24"
-        if config.method == "scratchpad":
-            config.decode.window = 704
         if config.method == "no_isolation":  # the whole recursion in one context
             config.data.update({"sequence_length": 1024, "context_length": 640})  # 8 items take 530
-            config.decode.window = 2304
     return config

@@ -13,16 +13,12 @@ def get_config(arguments: str = ""):
     """The run's configuration; `arguments` is `method=…,model=…,data=…`."""
     config = recipe(arguments, task="multiplication", small=1.0)
     if config.model.startswith("tiny"):
-        # 9 digits take 200 tokens a context, 205 calls, and 6,500 generated tokens in all.
         config.data.context_length = 128  # 3 digits take 100
         config.train.update({"steps": 600, "rows": 8})
-        config.decode.update({"window": 256, "stack_tokens": 5120, "max_tokens": 12_288, "max_calls": 400})
         config.eval.lengths = "1:9"
         if config.method == "scratchpad":  # every value of the recursion: 9 digits take 2,600
             config.data.context_length = 256  # 3 digits take 190
-            config.decode.window = 2816
         if config.method == "no_isolation":  # the whole recursion in one context: 5 digits take 2,400
             config.data.update({"sequence_length": 1024, "context_length": 1024})  # 3 digits take 720
-            config.decode.window = 2816
             config.eval.lengths = "1:5"
     return config

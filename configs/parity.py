@@ -13,12 +13,9 @@ def get_config(arguments: str = ""):
     """The run's configuration; `arguments` is `method=…,model=…,data=…`."""
     config = recipe(arguments, task="parity", small=0.5)
     if config.model.startswith("tiny"):
-        # Two tokens a bit: a context of 40 bits takes 188 tokens, and all its calls down to one bit keep 4,000.
         config.data.context_length = 128  # 21 bits take 112, and as a scratchpad 115
         config.train.update({"steps": 400, "rows": 8})
-        config.decode.update({"window": 192, "stack_tokens": 6144, "max_tokens": 8192, "max_calls": 200})
         if config.method == "no_isolation":  # the whole recursion in one context: 40 bits take 2,510 tokens
             config.data.update({"sequence_length": 1024, "context_length": 1024})  # 21 bits take 915
             config.train.rows = 4
-            config.decode.update({"window": 2560, "stack_tokens": 0})
     return config

@@ -13,17 +13,14 @@ def get_config(arguments: str = ""):
     """The run's configuration; `arguments` is `method=…,model=…,data=…`."""
     config = recipe(arguments, task="satisfiability", small=1.0)
     if config.model.startswith("tiny"):
-        # 10 variables take up to 600 tokens a context, 125 calls in the worst of 500 formulas, and as a scratchpad 8,000.
         config.data.update({"sequence_length": 1024, "context_length": 512})  # 6 variables take 360
         config.train.update({"steps": 600, "rows": 4})
-        config.decode.update({"window": 768, "stack_tokens": 6144, "max_tokens": 24_576, "max_calls": 600})
         config.eval.lengths = "3:10"
         if config.method == "scratchpad":
             config.data.update({"sequence_length": 2048, "context_length": 2048})
-            config.decode.window = 8192
         if config.method == "no_isolation":  # the whole recursion in one context: 8 variables take 5,400
             config.data.update({"sequence_length": 4096, "context_length": 4096})  # 6 variables take 2,400
             config.train.rows = 1
-            config.decode.update({"window": 8192, "slots": 16})
+            config.decode.slots = 16
             config.eval.lengths = "3:8"
     return config

@@ -12,16 +12,19 @@ Unknown arguments and keys are refused by name. What a run used in the end is it
 """
 
 import difflib
+import functools
 import json
+import math
+import sys
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict, config_dict
 
-from retune_jax import tasks
+from retune_jax import disk, tasks
 from retune_jax.data.encode import LOSSES
 from retune_jax.errors import UserError
 
+FILE = "config.json"  # of a run's folder
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "linear", "cosine")
 PRETRAINING = "base"  # stands where the task's name does
@@ -88,6 +91,7 @@ def pretraining(arguments: str) -> ConfigDict:
 
 def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
     """The recipe of the tiny model, and the list of all keys."""
+    open_size = functools.partial(config_dict.placeholder, int)  # None: evaluation/sizes.py fits it to the problems
     return ConfigDict(
         {
             "task": task,
@@ -131,11 +135,11 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # devices a mesh axis; -1: what is left
             "decode": {
                 "slots": 64,  # problems at a time
-                "window": 512,  # tokens a context
-                "max_depth": 64,
-                "stack_tokens": 16_384,  # tokens of all suspended contexts of a slot
-                "max_tokens": 100_000,  # a problem
-                "max_calls": 1_000,  # a problem
+                "window": open_size(),  # tokens a context
+                "max_depth": open_size(),  # callers suspended at a time
+                "stack_tokens": open_size(),  # tokens of all suspended contexts of a slot
+                "max_tokens": open_size(),  # a problem
+                "max_calls": open_size(),  # a problem
                 "tokens_per_step": 16,
                 "steps_per_advance": 4,
                 "calls": task == PRETRAINING or tasks.calls(method),
@@ -148,6 +152,13 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
             "eval": {"lengths": "1:40", "problems_per_length": 50, "wording": tasks.PAPER},
         }
     )
+
+
+def _template(task: str, method: str, model: str) -> ConfigDict:
+    """A configuration with all keys that one has, at defaults."""
+    if task == PRETRAINING:
+        return pretraining("").unlock()
+    return _small(task, method, model, "")
 
 
 def _paper(config: ConfigDict):
@@ -168,7 +179,6 @@ def _paper(config: ConfigDict):
             "save_every": 250,
         }
     )
-    config.decode.update({"window": 2048, "stack_tokens": 65_536})
 
 
 def read_arguments(text: str, defaults: dict[str, str]) -> dict[str, str]:
@@ -184,11 +194,33 @@ def read_arguments(text: str, defaults: dict[str, str]) -> dict[str, str]:
     return values
 
 
+def check_overrides(overridden: dict):
+    """Refuses flags for keys that the config file's own arguments decide, and much else with them.
+
+    Args:
+        overridden: key to value, as the command line sets them.
+    """
+    for key in ("method", "model"):
+        if key in overridden:
+            given = f"{key}={overridden[key]}"
+            raise UserError(f"--config.{given}: the recipe follows from it; write --config=FILE.py:{given}")
+
+
 def validate(config: ConfigDict):
     """Checks a whole configuration; a `UserError` names the first key that is wrong, its value and what it may be."""
-    from retune_jax.models import llama, lora, presets  # here, because they bring JAX
+    from retune_jax.decoding import DecoderConfig  # here, because they bring JAX
+    from retune_jax.models import llama, lora, presets
 
-    _one_of(config, "model", presets.PRESETS)
+    given, known = _flat(config.to_dict()), _flat(_template(config.task, config.method, config.model).to_dict())
+    for path in sorted(known.keys() ^ given.keys()):
+        how = "is missing" if path in known else f"is no key of a configuration{_nearest_only(path, known)}"
+        raise UserError(f"config.{path}: {how}")
+    for path, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{path}: {value} is not a finite number")
+    _one_of(config, "model", [*presets.PRESETS, presets.CUSTOM])
+    if config.base == "random" and config.model == presets.CUSTOM:
+        raise UserError(f"config.base: random weights need a shape; model={presets.CUSTOM} has none")
     if config.task != PRETRAINING:
         tasks.get(config.task)
     _one_of(config, "method", ["corpus"] if config.task == PRETRAINING else [*tasks.METHODS, *tasks.ABLATIONS])
@@ -206,22 +238,32 @@ def validate(config: ConfigDict):
             f"config.data.context_length: {config.data.context_length} is not in 1..{config.data.sequence_length}, "
             "the sequence_length"
         )
-    for path in ("data.sequence_length", "decode.slots", "decode.window", "decode.tokens_per_step"):
+    for path in ("data.sequence_length", "eval.problems_per_length"):
         _at_least(config, path, 1)
-    for path in ("decode.steps_per_advance", "decode.max_tokens", "eval.problems_per_length"):
-        _at_least(config, path, 1)
-    for path in ("lora.rank", "train.warmup", "train.weight_decay", "decode.temperature"):
+    for path in ("lora.rank", "train.warmup", "train.weight_decay"):
         _at_least(config, path, 0)
-    for path in ("train.learning_rate", "train.clip"):
+    for path in ("train.learning_rate", "train.clip", *(["lora.alpha"] if config.lora.rank else [])):
         _above(config, path, 0)
     if not 0 <= config.lora.dropout < 1:
         raise UserError(f"config.lora.dropout: {config.lora.dropout} is not in [0, 1)")
     if config.train.rows % config.train.accumulate:
         raise UserError(f"config.train.rows: {config.train.rows} rows do not divide by {config.train.accumulate}")
+    for path in ("seed", "decode.seed"):
+        if not 0 <= _value(config, path) < 2**63:
+            raise UserError(f"config.{path}: {_value(config, path)} is not in 0..2^63-1")
+    sizes = config.decode.to_dict()
+    DecoderConfig(**{key: sizes["tokens_per_step"] if value is None else value for key, value in sizes.items()})
     if config.task == PRETRAINING:
         return
-    if config.decode.opening != tasks.get(config.task).opening(config.method):
-        raise UserError(f"config.method: set it as the file's argument: --config=FILE.py:method={config.method}")
+    disk.folder(config.data.dir, "config.data.dir")
+    derived = {"calls": tasks.calls(config.method), "carry": config.method != "no_carry"}
+    derived["opening"] = tasks.get(config.task).opening(config.method)
+    for name, right in derived.items():
+        if config.decode[name] != right:
+            raise UserError(
+                f"config.decode.{name}: {config.decode[name]!r} does not go with method {config.method}, which is to be set as "
+                f"the file's argument: --config=FILE.py:method={config.method}"
+            )
     wordings = tasks.wording_names(tasks.get(config.task))
     _one_of(config, "data.wording", [*wordings, tasks.ALL])
     _one_of(config, "eval.wording", wordings)
@@ -245,20 +287,6 @@ def check_rows(config: ConfigDict, devices: int):
         raise UserError(f"config.train.rows: {shown} do not divide over {devices} devices")
 
 
-def check_window(config: ConfigDict, tokenizer):
-    """Refuses a decoding window that the contexts of the longest problem to evaluate do not fit into."""
-    if config.task == PRETRAINING:
-        return
-    task, length = tasks.reworded(tasks.get(config.task), config.eval.wording), read_lengths(config.eval.lengths)[-1]
-    problem = task.sample(np.random.default_rng(0), length)
-    longest = max(1 + len(tokenizer.encode(context.text)) for context in task.written(problem, config.method).walk())
-    if longest > config.decode.window:
-        raise UserError(
-            f"config.decode.window: {config.decode.window} tokens do not hold a problem of length {length}, "
-            f"which takes {longest}"
-        )
-
-
 def read_lengths(text: str) -> list[int]:
     """Problem lengths out of `1:40` (both ends included), `4,8,16`, or a mixture."""
     lengths: list[int] = []
@@ -276,14 +304,44 @@ def read_lengths(text: str) -> list[int]:
 
 def write(config: ConfigDict, path: Path):
     """Writes a configuration as JSON, in one go: the file is there whole or not at all."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(_json(config) + "\n")
-    fresh.replace(path)
+    with disk.replacing(path) as fresh:
+        fresh.write_text(_json(config) + "\n")
+
+
+def read_run(workdir: Path) -> ConfigDict:
+    """The configuration of the run in `workdir`; a `UserError` where there is none."""
+    if not (workdir / FILE).is_file():
+        raise UserError(f"{workdir} is not the folder of a run (it has no {FILE})")
+    return read(workdir / FILE)
 
 
 def read(path: Path) -> ConfigDict:
-    """Reads what `write` wrote."""
-    return ConfigDict(json.loads(path.read_text())).lock()
+    """Reads what `write` wrote, also of another version of this project.
+
+    A key that this version does not know is refused by name. One that is missing takes its default, said on stderr.
+
+    Raises:
+        UserError: says what is wrong with the file.
+    """
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or not {"task", "method", "model", "train", "decode", "eval"} <= found.keys():
+            raise UserError(f"{path} is not the configuration of a run (another program's)")
+        config = _template(found["task"], found["method"], found["model"])
+        known, given = _flat(config.to_dict()), _flat(found)
+        if unknown := [key for key in given if key not in known]:
+            raise UserError(f"{path}: this version knows no key {unknown[0]!r}{_nearest_only(unknown[0], known)}")
+        missing = [key for key in known if key not in given]
+        if "decode.opening" in missing and found["task"] != PRETRAINING:
+            given["decode.opening"] = tasks.get(found["task"]).opening(found["method"])
+        with config.unlocked():
+            config.update_from_flattened_dict(given)
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # no JSON, or values of another kind
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}") from error
+    if missing:
+        defaults = ", ".join(f"{key}={_value(config, key)!r}" for key in missing)
+        print(f"retune_jax: {path} is of another version and takes defaults: {defaults}", file=sys.stderr)
+    return config.lock()
 
 
 def first_difference(old: ConfigDict, new: ConfigDict) -> tuple[str, object, object] | None:

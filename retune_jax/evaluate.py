@@ -2,16 +2,16 @@
 
     python -m retune_jax.evaluate --workdir=runs/parity-retune-tiny
     python -m retune_jax.evaluate --workdir=runs/parity-retune-tiny --lengths=30:60 --problems_per_length=100 --output=long
+    python -m retune_jax.evaluate --workdir=runs/parity-retune-tiny --config.decode.slots=16 --config.decode.max_depth=100
 
 Prints a table and writes eval.json and accuracy.png into the workdir, or into --output. The problems of a length are the same
-for every run and method of a task.
+for every run and method of a task. Any key of config.decode, config.eval and config.mesh can be set; they are the run's own
+otherwise. The decoder is sized for the problems (retune_jax/evaluation/sizes.py).
 """
-
-from pathlib import Path
 
 from absl import flags
 
-from retune_jax import cli
+from retune_jax import cli, disk
 from retune_jax import config as recipes
 from retune_jax.errors import UserError
 
@@ -23,27 +23,31 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder for the results (default: t
 
 def main(arguments: list[str]):
     """The command line."""
-    cli.no_arguments(arguments)
-    from retune_jax.checkpoints import runs  # here, so that --help and mistakes need not wait for JAX
-    from retune_jax.evaluation.run import evaluate
-
-    workdir = Path(WORKDIR.value).expanduser()
-    config = runs.read_config(workdir).unlock()
+    workdir = disk.folder(WORKDIR.value, "--workdir")
+    output = workdir if OUTPUT.value is None else disk.folder(OUTPUT.value, "--output")
+    config = recipes.read_run(workdir).unlock()
     if config.task == recipes.PRETRAINING:
         raise UserError(f"{workdir} holds a run of pretraining, which has no problems to be evaluated on")
     if LENGTHS.value is not None:
         config.eval.lengths = LENGTHS.value
     if PROBLEMS.value is not None:
         config.eval.problems_per_length = PROBLEMS.value
-    recipes.validate(config)
+    cli.override(config, arguments, parts=("decode", "eval", "mesh"))
+    recipes.read_lengths(config.eval.lengths)
+    from retune_jax.checkpoints import runs  # here, so that --help and mistakes need not wait for JAX
+    from retune_jax.evaluation import sizes
+    from retune_jax.evaluation.run import evaluate
     from retune_jax.models import sharding
 
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    recipes.validate(config)
+    mesh = sharding.fitting_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     _, model, tokenizer = runs.load_model(workdir, mesh)
-    recipes.check_window(config, tokenizer)
-    output = Path(OUTPUT.value).expanduser() if OUTPUT.value else workdir
-    runs.claim_folder(output)
-    evaluate(workdir=output, config=config, model=model, tokenizer=tokenizer)
+    sizes.for_evaluation(config, tokenizer)  # refuses what does not fit before anything is written
+    disk.claim(output)
+    with runs.hold(output):
+        evaluate(workdir=output, config=config, model=model, tokenizer=tokenizer)
+        if output.samefile(workdir):  # the run's configuration says what its eval.json was made with
+            recipes.write(config, workdir / recipes.FILE)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from retune_jax import cli
+from retune_jax import cli, disk, interrupts
 from retune_jax.errors import UserError
 
 HISTORY = Path("~/.cache/retune_jax/history")
@@ -33,7 +33,7 @@ def run(problems: list[str], *, workdir: str, file: str | None, as_json: bool, i
         raise UserError("--json: not with --interactive")
     if file is not None:
         problems = _lines(Path(file).expanduser())
-    folder = Path(workdir).expanduser()
+    folder = disk.folder(workdir, "--workdir")
     from retune_jax.checkpoints import runs  # here, so that --help and mistakes need not wait for JAX
 
     runs.read_config(folder)
@@ -44,7 +44,8 @@ def run(problems: list[str], *, workdir: str, file: str | None, as_json: bool, i
     with screen.waiting("loading the model"):
         solver = Solver.load(folder)
     if interactive:
-        _converse(solver, screen)
+        with interrupts.raising():
+            _converse(solver, screen)
     elif as_json:
         for record in _told(solver.solve(problems), len(problems)):
             print(json.dumps(record, ensure_ascii=False), flush=True)

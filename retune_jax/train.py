@@ -8,12 +8,11 @@ goes on from the last checkpoint; Ctrl-C and SIGTERM save one. Exit code 0: trai
 command; 130 or 143: stopped by Ctrl-C or SIGTERM; 1: anything else, such as a loss that is no longer a number.
 """
 
-from pathlib import Path
-
 from absl import flags
 from ml_collections import config_flags
 
-from retune_jax import cli
+from retune_jax import cli, disk
+from retune_jax import config as recipes
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config(), and its arguments.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/TASK-METHOD-MODEL).")
@@ -23,11 +22,12 @@ flags.mark_flag_as_required("config")
 def main(arguments: list[str]):
     """The command line."""
     cli.no_arguments(arguments)
+    recipes.check_overrides(config_flags.get_override_values(flags.FLAGS["config"]))
     from retune_jax.training import loop  # here, so that --help and mistakes need not wait for JAX
 
     config = CONFIG.value
     name = f"{config.task.replace(':', '.')}-{config.method}-{config.model}"
-    loop.train(config, Path(WORKDIR.value or f"runs/{name}").expanduser())
+    loop.train(config, disk.folder(f"runs/{name}" if WORKDIR.value is None else WORKDIR.value, "--workdir"))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def make(folder: Path) -> Path:
     params = jax.tree.map(lambda x: rng.normal(0, 1, x.shape).astype(x.dtype), nnx.to_pure_dict(state))
     weights.save_base(folder / "base", shape, params, tokenizer.tiny().path)
     config = settle(recipes.recipe("", task="parity"))
-    config.base = str(folder / "base")
+    config.model, config.base = "custom", str(folder / "base")
     config.lora.update({"rank": 2, "targets": "q,down"})
     config.decode.update({"max_tokens": 30, "max_calls": 3})
     mesh = sharding.make_mesh(-1, 1, 1)

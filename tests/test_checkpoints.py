@@ -173,7 +173,7 @@ def base_folder(tmp_path_factory, mesh):
 
 
 def test_a_base_comes_back_bit_for_bit_in_its_own_dtype(base_folder, mesh):
-    base = weights.load_base(str(base_folder), "tiny")
+    base = weights.load_base(str(base_folder), "custom")
     assert base.shape == SHAPE and base.tokenizer.pieces == tokenizer.tiny().pieces
     model = weights.assemble(base, LORA, remat="none", context_length=None, seed=1, mesh=mesh)
     _, frozen = nnx.split(model, LoRAParam, ...)[1:]
@@ -185,7 +185,7 @@ def test_a_base_comes_back_bit_for_bit_in_its_own_dtype(base_folder, mesh):
 
 def test_assembled_arrays_lie_as_the_sharding_table_says(base_folder, mesh):
     model = weights.assemble(
-        weights.load_base(str(base_folder), "tiny"), LORA, remat="none", context_length=None, seed=1, mesh=mesh
+        weights.load_base(str(base_folder), "custom"), LORA, remat="none", context_length=None, seed=1, mesh=mesh
     )
     flat = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model)), sep="/")
     for name, array in flat.items():
@@ -193,7 +193,7 @@ def test_assembled_arrays_lie_as_the_sharding_table_says(base_folder, mesh):
 
 
 def test_a_fresh_adapter_depends_on_its_seed_and_not_on_the_mesh(base_folder, mesh):
-    base = weights.load_base(str(base_folder), "tiny")
+    base = weights.load_base(str(base_folder), "custom")
 
     def adapter(seed, mesh):
         return nnx.to_pure_dict(
@@ -214,10 +214,10 @@ def test_a_broken_base_is_named(base_folder, tmp_path, name):
     shutil.copytree(base_folder, folder)
     (folder / name).write_bytes((folder / name).read_bytes()[:50])
     with pytest.raises(UserError, match=name):
-        weights.load_base(str(folder), "tiny")
+        weights.load_base(str(folder), "custom")
     (folder / name).unlink()
     with pytest.raises(UserError, match=name):
-        weights.load_base(str(folder), "tiny")
+        weights.load_base(str(folder), "custom")
 
 
 def test_weights_of_another_shape_are_named(base_folder, tmp_path, mesh):
@@ -225,4 +225,4 @@ def test_weights_of_another_shape_are_named(base_folder, tmp_path, mesh):
     shutil.copytree(base_folder, folder)
     (folder / "model.json").write_text((folder / "model.json").read_text().replace('"hidden": 16', '"hidden": 32'))
     with pytest.raises(UserError, match="kernel"):
-        weights.assemble(weights.load_base(str(folder), "tiny"), None, remat="none", context_length=None, seed=0, mesh=mesh)
+        weights.assemble(weights.load_base(str(folder), "custom"), None, remat="none", context_length=None, seed=0, mesh=mesh)

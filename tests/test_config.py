@@ -10,6 +10,7 @@ import pytest
 
 from retune_jax import config as recipes
 from retune_jax.errors import UserError
+from retune_jax.evaluation import sizes
 from retune_jax.tokenizer import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +47,8 @@ def test_shipped_recipes_are_valid_and_their_windows_hold_what_they_evaluate(tas
     config = module.get_config(f"method={method}")
     assert (config.task, config.method) == (task, method)
     recipes.validate(config)
-    recipes.check_window(config, tiny())
+    decoder = sizes.for_evaluation(config, tiny())
+    assert all(getattr(decoder, name) >= 0 for name in sizes.SIZED) and decoder.window > 0
 
 
 @pytest.mark.parametrize(

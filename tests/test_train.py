@@ -17,6 +17,7 @@ from retune_jax import config as recipes
 from retune_jax import tokenizer
 from retune_jax.checkpoints import runs, weights
 from retune_jax.errors import UserError
+from retune_jax.evaluation import run
 from retune_jax.models import sharding
 from retune_jax.models.llama import Llama, LlamaConfig
 from retune_jax.training import log, loop
@@ -52,7 +53,7 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def config(shared):
     config = recipes.recipe("", task="parity")
-    config.base = str(shared / "base")
+    config.model, config.base = "custom", str(shared / "base")
     config.lora.update({"rank": 2, "dropout": 0.1, "targets": "q,v,down"})
     config.data.update({"dir": str(shared / "data"), "scale": 0.001, "sequence_length": 128, "context_length": 128})
     config.train.update({"steps": 8, "rows": 8, "log_every": 1, "save_every": 3, "warmup": 2})
@@ -67,7 +68,7 @@ def evaluated(monkeypatch):
 
     def evaluate(*, workdir, config, model, tokenizer):
         calls.append(workdir)
-        (workdir / runs.EVAL).write_text("{}")
+        (workdir / runs.EVAL).write_text(json.dumps({"settings": run.settings(config)}))
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
     return calls
@@ -119,7 +120,8 @@ def test_a_run_learns_evaluates_and_leaves_its_files(whole, config):
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert all(0 < line["fill"] <= 1 and line["target_tokens"] > 0 and line["grad_norm"] > 0 for line in lines)
-    assert sorted(path.name for path in whole.iterdir()) == ["checkpoints", "config.json", "eval.json", "metrics.jsonl"]
+    files = ["base.json", "checkpoints", "config.json", "eval.json", "metrics.jsonl"]
+    assert sorted(path.name for path in whole.iterdir()) == files
     assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["6", "8"]
     assert runs.read_config(whole).to_dict() == config.to_dict()
 
@@ -205,7 +207,7 @@ def test_only_the_adapter_is_trained_and_saved(whole, config, shared):
     mesh = sharding.make_mesh(-1, 1, 1)
     _, model, _ = runs.load_model(whole, mesh)
     base = weights.assemble(
-        weights.load_base(str(shared / "base"), "tiny"), None, remat="none", context_length=None, seed=0, mesh=mesh
+        weights.load_base(str(shared / "base"), "custom"), None, remat="none", context_length=None, seed=0, mesh=mesh
     )
     _, frozen = nnx.split(model, runs.LoRAParam, ...)[1:]
     jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(frozen), nnx.to_pure_dict(nnx.state(base)))
@@ -217,7 +219,7 @@ def test_all_weights_are_trained_where_there_is_no_adapter(config, tmp_path, sha
     config.lora.rank = 0
     config.train.update({"steps": 2})
     loop.train(config, tmp_path)
-    before, after = (weights.load_base(str(folder), "tiny") for folder in (shared / "base", tmp_path / "base"))
+    before, after = (weights.load_base(str(folder), "custom") for folder in (shared / "base", tmp_path / "base"))
     changed = jax.tree.map(lambda a, b: bool((a[...] != b[...]).any()), before.params, after.params)
     assert all(jax.tree.leaves(changed))
     _, model, _ = runs.load_model(tmp_path, sharding.make_mesh(-1, 1, 1))
@@ -259,7 +261,7 @@ def test_a_mistake_is_found_before_anything_is_written(config, tmp_path, change,
 
 
 def test_another_method_in_a_used_folder_is_refused(whole, config):
-    config.method = "scratchpad"
+    config.method, config.decode.calls = "scratchpad", False
     before = sorted(whole.rglob("*"))
     with pytest.raises(UserError, match="method=retune, not scratchpad"):
         loop.train(config, whole)

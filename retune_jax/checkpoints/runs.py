@@ -1,6 +1,7 @@
 """A run's folder: what training writes, and what going on, evaluating and exporting read.
 
     config.json      the resolved configuration
+    base.json        which base weights the run was started from: their fingerprint
     metrics.jsonl    a line a logged step
     checkpoints/200  an Orbax checkpoint after step 200: parameters and optimizer state, data iterator state, config
     eval.json        what evaluate.py found
@@ -12,10 +13,11 @@ all the same (a full disk, a copy cut short) is named on stderr, set aside, and 
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import sys
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -24,26 +26,17 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from retune_jax import config as recipes
+from retune_jax import disk
 from retune_jax.checkpoints import weights
 from retune_jax.errors import UserError
 from retune_jax.models.llama import Llama
 from retune_jax.models.lora import LoRAParam
 from retune_jax.tokenizer import Tokenizer
 
-CONFIG, METRICS, CHECKPOINTS, EVAL, BASE = "config.json", "metrics.jsonl", "checkpoints", "eval.json", "base"
+CONFIG, METRICS, CHECKPOINTS, EVAL, BASE = recipes.FILE, "metrics.jsonl", "checkpoints", "eval.json", "base"
+LOCK, ORIGIN = ".lock", "base.json"
 
-
-def read_config(workdir: Path) -> ConfigDict:
-    """The configuration of the run in `workdir`; a `UserError` where there is none."""
-    if not (workdir / CONFIG).is_file():
-        raise UserError(f"{workdir} is not the folder of a run (it has no {CONFIG})")
-    try:
-        config = recipes.read(workdir / CONFIG)
-    except (ValueError, AttributeError) as error:  # no JSON, or no object
-        raise UserError(f"{workdir / CONFIG}: {error}") from error
-    if not {"task", "method", "train", "decode", "eval"} <= set(config):  # other programs have a config.json too
-        raise UserError(f"{workdir} is not the folder of a run (its {CONFIG} is another program's)")
-    return config
+read_config = recipes.read_run
 
 
 def check(workdir: Path, config: ConfigDict):
@@ -53,33 +46,61 @@ def check(workdir: Path, config: ConfigDict):
         raise UserError(f"{workdir} cannot be made: {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{workdir} cannot be written to: no permission for {nearest}")
-    started = (workdir / METRICS).exists() or (workdir / CHECKPOINTS).exists()
-    if not started:  # a config.json alone is what a run left that ended before its first step
+    if not started(workdir):
         return
     if difference := recipes.first_difference(read_config(workdir), config):
         key, old, new = difference
         raise UserError(f"{workdir} holds a run with {key}={old}, not {new}: give this one a --workdir of its own")
+    done = max((int(path.name) for path in (workdir / CHECKPOINTS).glob("*") if path.name.isdecimal()), default=0)
+    if done > config.train.steps:
+        raise UserError(
+            f"config.train.steps: {workdir} has {done} steps already, more than {config.train.steps}: "
+            "give a shorter run a --workdir of its own"
+        )
+
+
+def started(workdir: Path) -> bool:
+    """Whether a run has got so far that its folder belongs to it: to a checkpoint or a line of metrics."""
+    checkpoints, metrics = workdir / CHECKPOINTS, workdir / METRICS
+    return (checkpoints.is_dir() and any(checkpoints.iterdir())) or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
+def check_base(workdir: Path, base: weights.Base):
+    """Refuses base weights other than those that the run in `workdir` was started from."""
+    if (workdir / ORIGIN).exists() and json.loads((workdir / ORIGIN).read_text())["fingerprint"] != base.fingerprint:
+        raise UserError(f"{workdir} was trained from other base weights than those that config.base names now")
+
+
+@contextlib.contextmanager
+def hold(workdir: Path) -> Iterator[None]:
+    """Keeps every other process from writing into the folder; a `UserError` where one is at it."""
+    if jax.process_index():
+        yield
+        return
+    with disk.locked(workdir / LOCK, wait=False) as ours:
+        if not ours:
+            raise UserError(f"{workdir} is being written to by another process: wait for it, or give another folder")
+        yield
 
 
 def claim(workdir: Path, config: ConfigDict):
     """Makes the folder and writes `config` into it."""
-    claim_folder(workdir)
+    disk.claim(workdir)
     recipes.write(config, workdir / CONFIG)
 
 
-def claim_folder(folder: Path):
-    """Makes a folder, or sees that files can be made in it; a `UserError` says why not."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to: {error.strerror}") from error
+def keep_origin(workdir: Path, base: weights.Base):
+    """Writes down which base weights a run starts from; one that has started keeps what it has."""
+    if not started(workdir):
+        with disk.replacing(workdir / ORIGIN) as fresh:
+            fresh.write_text(json.dumps({"fingerprint": base.fingerprint}) + "\n")
 
 
-def drop_results(workdir: Path):
-    """Removes what was made of a run's end, because the run goes on past it."""
+def drop_results(workdir: Path, *, base: bool):
+    """Removes the evaluation of a run's end, and, where the run goes on past it, the `base` made of it."""
     (workdir / EVAL).unlink(missing_ok=True)
-    shutil.rmtree(workdir / BASE, ignore_errors=True)
+    if base:
+        shutil.rmtree(workdir / BASE, ignore_errors=True)
 
 
 class Checkpoints:
@@ -140,7 +161,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int):
         if self.writes and jax.process_index() == 0:
-            (self.folder / str(step)).rename(self.folder / f"damaged-{step}")
+            place = self.folder / f"damaged-{step}"
+            shutil.rmtree(place, ignore_errors=True)  # of the same step, damaged before
+            (self.folder / str(step)).rename(place)
         self.manager.reload()
 
     def wait(self):
@@ -166,6 +189,7 @@ def load_model(workdir: Path, mesh: jax.sharding.Mesh) -> tuple[ConfigDict, Llam
     """The model that a run has trained so far, on the mesh, with the run's configuration and tokenizer."""
     config = read_config(workdir)
     base = weights.load_base(config.base, config.model)
+    check_base(workdir, base)
     lora = weights.lora_config(config.lora)
     model = weights.assemble(base, lora, remat="none", context_length=None, seed=config.seed, mesh=mesh)
     graphdef, params, rest = nnx.split(model, trained(lora), ...)

@@ -14,6 +14,7 @@ An older base has `weights.npz` instead, with its bfloat16 arrays as 16 bits und
 """
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import zipfile
@@ -45,11 +46,13 @@ class Base:
         shape: what to build.
         params: a nested dict of `safetensors.Tensor`s, or of NumPy arrays; None for weights yet to be drawn.
         tokenizer: the one that the weights were trained with.
+        fingerprint: of the files (see `fingerprint`); None where there are none.
     """
 
     shape: LlamaConfig
     params: dict | None
     tokenizer: tokenizers.Tokenizer
+    fingerprint: str | None = None
 
 
 def load_base(base: str, model: str) -> Base:
@@ -70,11 +73,45 @@ def load_base(base: str, model: str) -> Base:
         if not (folder / name).is_file():
             raise UserError(f"config.base: {folder} is not a folder of base weights (it has no {name})")
     shape = read_shape(folder / SHAPE)
+    check_shape(folder, shape, model)
     flat = safetensors.read(folder / WEIGHTS) if stored == WEIGHTS else _archive(folder / ARCHIVE)
     tokenizer = tokenizers.Tokenizer(folder / TOKENIZER)
     if tokenizer.vocab_size > shape.vocab_size:
         raise UserError(f"{folder}: {tokenizer.vocab_size} pieces, but embeddings for {shape.vocab_size} only")
-    return Base(shape, traverse_util.unflatten_dict(flat, sep="/"), tokenizer)
+    return Base(shape, traverse_util.unflatten_dict(flat, sep="/"), tokenizer, fingerprint(folder))
+
+
+def check_shape(folder: Path, shape: LlamaConfig, model: str):
+    """Refuses a base whose sizes are not those of the model that the configuration names."""
+    if model == presets.CUSTOM:
+        return
+    for name in ("layers", "width", "heads", "kv_heads", "head_width", "hidden"):
+        have, want = getattr(shape, name), getattr(presets.get(model), name)
+        if have != want:
+            raise UserError(
+                f"config.base: {folder} is no {model} ({name} {have}, not {want}); "
+                f"name the model as the config file's argument, model={presets.CUSTOM} for any shape"
+            )
+
+
+def fingerprint(folder: Path) -> str:
+    """A short text that changes with the contents of a base folder, and takes no longer for 7B than for tiny.
+
+    Of the weights, it reads the beginning, where names, shapes and places stand, and stretches all over the file (all of it, up
+    to 16 MiB): training, another seed or another precision changes every part of the file.
+    """
+    digest = hashlib.sha256()
+    for name in (SHAPE, TOKENIZER):
+        digest.update((folder / name).read_bytes())
+    path = folder / WEIGHTS if (folder / WEIGHTS).exists() else folder / ARCHIVE
+    size, stretch, count = path.stat().st_size, 2**16, 256
+    digest.update(f"{path.name} {size}\n".encode())
+    with path.open("rb") as file:
+        step = max(stretch, size // count)
+        for start in range(0, size, step):
+            file.seek(start)
+            digest.update(file.read(stretch))
+    return digest.hexdigest()[:32]
 
 
 def read_shape(path: Path) -> LlamaConfig:

@@ -18,7 +18,6 @@ The folder's name says what is in it, so another seed or scale is another data s
 
 import contextlib
 import dataclasses
-import fcntl
 import io
 import shutil
 import tempfile
@@ -31,7 +30,7 @@ from absl import logging
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
-from retune_jax import tasks
+from retune_jax import disk, tasks
 from retune_jax.errors import UserError
 from retune_jax.progress import bar
 
@@ -187,7 +186,7 @@ def prepare(
         UserError: an unknown task, method or split, or a folder that cannot be written.
     """
     tasks.get(task).opening(method)  # refuses unknown names before anything is written
-    root = Path(data_dir).expanduser()
+    root = disk.folder(None if data_dir is None else str(data_dir), "config.data.dir")
     size = f"{per_length}each" if per_length else f"{float(scale)}" if resample else f"{float(scale)}-once"
     name = f"{tasks.identity(task)}-{method}-{size}{'' if wording == tasks.PAPER else f'-{wording}'}-seed{seed}"
     config = Config(
@@ -215,8 +214,7 @@ def _write(builder: Retune, progress: bool):
     """Writes a data set, unless another process has done so by the time it is our turn."""
     folder = Path(builder.data_dir)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system however the process ends
+    with disk.locked(folder.parent / ".lock", wait=True):
         if folder.exists():
             return
         for abandoned in folder.parent.glob("incomplete.*"):

@@ -4,14 +4,27 @@ import json
 from pathlib import Path
 
 from retune_jax import config as recipes
-from retune_jax import tasks
+from retune_jax import disk, tasks
 from retune_jax.checkpoints import runs
-from retune_jax.decoding import DecoderConfig, RecursiveDecoder
-from retune_jax.evaluation import accuracy, figure
+from retune_jax.decoding import RecursiveDecoder
+from retune_jax.evaluation import accuracy, figure, sizes
 from retune_jax.models import lora
 from retune_jax.progress import bar
 
 FIGURE = "accuracy.png"
+
+
+def settings(config) -> dict:
+    """What `config` says about the evaluation, as eval.json holds it."""
+    return {"decode": config.decode.to_dict(), "eval": config.eval.to_dict()}
+
+
+def evaluated(workdir: Path, config) -> bool:
+    """Whether the results in `workdir` are there, and are what `config` asks for."""
+    try:
+        return json.loads((workdir / runs.EVAL).read_text()).get("settings") == settings(config)
+    except (OSError, ValueError):
+        return False
 
 
 def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
@@ -26,7 +39,9 @@ def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
     task = tasks.reworded(tasks.get(config.task), config.eval.wording)
     asked = accuracy.problems(task, recipes.read_lengths(config.eval.lengths), config.eval.problems_per_length)
     asked.sort(key=lambda item: -item[0])  # the longest first, so that no long one is left over at the end
-    decoder = RecursiveDecoder(lora.merge(model), tokenizer, DecoderConfig(**config.decode))
+    sized = sizes.for_evaluation(config, tokenizer)
+    sizes.say(config.decode, sized, f"problems of length {asked[0][0]}")
+    decoder = RecursiveDecoder(lora.merge(model), tokenizer, sized)
     prompts = [task.question(problem, config.method) for _, problem in asked]
     with bar(total=len(prompts), unit="problem", desc="evaluate") as shown:
         results = decoder.solve(prompts, progress=lambda ended, total: shown.update(ended - shown.n))
@@ -34,11 +49,12 @@ def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
         "task": config.task,
         "method": config.method,
         "trained_lengths": list(task.trained_lengths),
+        "settings": settings(config),
         "rows": accuracy.rows(task, config.method, asked, results),
     }
-    figure.draw([report], workdir / FIGURE)
-    fresh = workdir / (runs.EVAL + ".new")  # last, and in one go: where it stands, the evaluation is complete
-    fresh.write_text(json.dumps(report, indent=1) + "\n")
-    fresh.replace(workdir / runs.EVAL)
+    with disk.replacing(workdir / FIGURE) as fresh:
+        figure.draw([report], fresh)
+    with disk.replacing(workdir / runs.EVAL) as fresh:  # last: where it stands, the evaluation is complete
+        fresh.write_text(json.dumps(report, indent=1) + "\n")
     print(accuracy.table(report))
     return report

@@ -11,8 +11,8 @@ from pathlib import Path
 from retune_jax import config as recipes
 from retune_jax import tasks
 from retune_jax.checkpoints import runs
-from retune_jax.decoding import DecoderConfig, RecursiveDecoder, Result
-from retune_jax.evaluation import calltree
+from retune_jax.decoding import RecursiveDecoder, Result
+from retune_jax.evaluation import calltree, sizes
 from retune_jax.models import lora, sharding
 from retune_jax.protocol import Context
 from retune_jax.tasks import ProblemError, Task
@@ -49,7 +49,7 @@ class Solver:
     def load(cls, workdir: Path) -> "Solver":
         """The run in `workdir`. Raises UserError where there is none."""
         config = runs.read_config(workdir)
-        mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        mesh = sharding.fitting_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
         config, model, tokenizer = runs.load_model(workdir, mesh)
         return cls(config, lora.merge(model), tokenizer)
 
@@ -78,7 +78,7 @@ class Solver:
             (`calltree`'s records).
         """
         asked = [self.read(text) for text in texts]
-        decoder = self._decoder([one.prompt for one in asked])
+        decoder = self._decoder(asked)
 
         def look(number: int, tree: Context):
             watch(number, self._records(asked[number], tree))
@@ -91,13 +91,14 @@ class Solver:
                 yield self._told(asked[following], done.pop(following))
                 following += 1
 
-    def _decoder(self, prompts: Sequence[str]) -> RecursiveDecoder:
-        """A decoder large enough for these prompts; of few sizes, so that what was compiled is of use again."""
+    def _decoder(self, asked: Sequence[Asked]) -> RecursiveDecoder:
+        """A decoder large enough for these problems; of few sizes, so that what was compiled is of use again."""
         slots = 1
-        while slots < min(len(prompts), self.config.decode.slots):
+        while slots < min(len(asked), self.config.decode.slots):
             slots *= 2
-        settings = {**self.config.decode, "slots": min(slots, max(1, self.config.decode.slots))}
-        return RecursiveDecoder(self.model, self.tokenizer, DecoderConfig(**settings))
+        sized = sizes.for_problems(self.config, self.tokenizer, [one.problem for one in asked if one.task])
+        sized = dataclasses.replace(sized, slots=min(slots, max(1, self.config.decode.slots)))
+        return RecursiveDecoder(self.model, self.tokenizer, sized)
 
     def _records(self, asked: Asked, tree: Context) -> list[calltree.ContextRecord]:
         return calltree.records(asked.task, self.config.method, tree)

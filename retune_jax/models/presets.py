@@ -50,6 +50,9 @@ PRESETS = {
 }
 
 
+CUSTOM = "custom"  # names no shape: the base's own, whatever it is
+
+
 def get(name: str) -> LlamaConfig:
     """The shape called `name`; a `UserError` lists the known names."""
     if name not in PRESETS:

@@ -5,7 +5,9 @@ feed-forward's inner width. A rule is (pattern of the parameter's path, the mesh
 moments end in the path of the parameter they belong to, so that they lie as it does.
 """
 
+import math
 import re
+import sys
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -42,6 +44,26 @@ def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
     if sizes[0] * sizes[1] * sizes[2] != devices:
         raise UserError(f"{shown} does not fit {devices} devices")
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def fitting_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
+    """The mesh asked for, or where its sizes do not fit the devices here, one like it that does.
+
+    `tensor` and then `fsdp` become the largest size that divides both them and what there is; `data` takes the rest. What was
+    laid out one way can be read the other, so a run made on 8 devices is evaluated on 1 or on 4.
+    """
+    devices = jax.device_count()
+    try:
+        return make_mesh(data, fsdp, tensor)
+    except UserError:
+        if min(data, fsdp, tensor) < -1 or 0 in (data, fsdp, tensor):
+            raise
+    tensor = math.gcd(tensor, devices) if tensor > 0 else 1
+    fsdp = math.gcd(fsdp, devices // tensor) if fsdp > 0 else 1
+    mesh = make_mesh(-1, fsdp, tensor)
+    shown = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    print(f"retune_jax: laid out on the {devices} devices here as ({shown})", file=sys.stderr)
+    return mesh
 
 
 def path_name(path) -> str:

@@ -15,11 +15,13 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from retune_jax import config as recipes
+from retune_jax import disk
 from retune_jax.checkpoints import runs, weights
 from retune_jax.data import builder, pipeline
 from retune_jax.data.corpus import Corpus
 from retune_jax.data.mixture import Mixture
-from retune_jax.evaluation.run import evaluate
+from retune_jax.evaluation import sizes
+from retune_jax.evaluation.run import evaluate, evaluated
 from retune_jax.models import sharding
 from retune_jax.training import loss, optimizer
 from retune_jax.training.log import Diverged, Log
@@ -40,9 +42,18 @@ def train(config: ConfigDict, workdir: Path):
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     recipes.check_rows(config, mesh.shape["data"] * mesh.shape["fsdp"])
     base = weights.load_base(config.base, config.model)
-    recipes.check_window(config, base.tokenizer)
-    runs.claim(workdir, config)
+    runs.check_base(workdir, base)
+    if config.task != recipes.PRETRAINING:
+        sizes.for_evaluation(config, base.tokenizer)
+    disk.claim(workdir)
+    with runs.hold(workdir):
+        runs.check(workdir, config)  # again: another run may have come and gone
+        runs.claim(workdir, config)
+        runs.keep_origin(workdir, base)
+        _train(config, workdir, mesh, base)
 
+
+def _train(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, base: weights.Base):
     # --- Data ---
     batches = pipeline.train_batches(
         source(config),
@@ -84,8 +95,9 @@ def train(config: ConfigDict, workdir: Path):
         state = restored
         print(f"retune_jax: {workdir} goes on after step {start} of {config.train.steps}", file=sys.stderr)
 
-    if start < config.train.steps and jax.process_index() == 0:
-        runs.drop_results(workdir)
+    stale = start < config.train.steps or not (config.task == recipes.PRETRAINING or evaluated(workdir, config))
+    if stale and jax.process_index() == 0:
+        runs.drop_results(workdir, base=start < config.train.steps)
 
     # --- The loop ---
     layout = jax.tree.map(lambda x: x.sharding, state)
@@ -105,6 +117,7 @@ def train(config: ConfigDict, workdir: Path):
                 batch = jax.tree.map(place, next(batches))
                 state, metrics = step_fn(state, frozen, batch, jax.random.fold_in(dropout_key, step))
                 step += 1
+                stop.unsaved = True
                 log.step(step, metrics)
                 if step % config.train.save_every == 0 or step == config.train.steps or stop.requested:
                     log.flush()  # no loss that is not finite gets into a checkpoint

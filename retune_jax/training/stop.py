@@ -3,32 +3,37 @@
     with StopRequests() as stop:
         for step in steps:
             …
+            stop.unsaved = True
             if stop.requested: …save, and leave
 
-A second signal is not caught, and ends the process at once.
+Before the first step there is nothing to save, and the process ends at once; so it does at a second signal.
 """
 
 import signal
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from retune_jax import interrupts
 
 
 class StopRequests:
-    """While entered, notes the first Ctrl-C or SIGTERM in `requested` (a `signal.Signals`, or None)."""
+    """While entered, notes the first Ctrl-C or SIGTERM in `requested` (a `signal.Signals`, or None).
+
+    Attributes:
+        requested: which signal came.
+        unsaved: whether work would be lost if the process ended now; the loop says so.
+    """
 
     requested: signal.Signals | None = None
+    unsaved = False
 
     def __enter__(self):
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._handling = interrupts.handling(self._note)
+        self._handling.__enter__()
         return self
 
-    def _note(self, number, frame):
+    def _note(self, number: int):
+        if self.requested is not None or (interrupts.installed() and not self.unsaved):
+            interrupts.end(number)
         self.requested = signal.Signals(number)
-        self._restore()
 
     def __exit__(self, *exception):
-        self._restore()
-
-    def _restore(self):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handling.__exit__(*exception)

@@ -1,0 +1,82 @@
+"""What lies on disk, whole or not at all: folders that a user names, files written in one go, and locks.
+
+A file is written beside its place and renamed (`replacing`), so that a kill, a full disk or a mistake leaves the one before.
+A lock is the operating system's (`locked`): it goes when the process that holds it does, however that ends.
+"""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from retune_jax.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+def folder(text: str | None, name: str) -> Path:
+    """The local path that a user wrote for the flag or key `name`, `~` resolved; a `UserError` where it is none."""
+    if not text or not text.strip():
+        raise UserError(f"{name}: give it a folder; it is empty")
+    if scheme := re.match(r"\w+:/", text):
+        raise UserError(f"{name}: {text!r} is no local folder; mount {scheme[0]}… or copy it, and give the path here")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # a user id without a home
+        raise UserError(f"{name}: {text!r} needs a home folder and there is none; set HOME or give a whole path") from error
+
+
+def claim(folder: Path):
+    """Makes a folder, or sees that files can be made in it; a `UserError` says why not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a path to write to beside `path`, and moves it there at the end; an error leaves what was there before."""
+    fresh = path.with_name(path.name + ".new")
+    try:
+        yield fresh
+        fresh.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Holds the lock of the file `path`, which is there for as long; gives False where another process has it.
+
+    Args:
+        wait: until the other process lets go.
+    """
+    if fcntl is None:
+        raise UserError("retune_jax runs on Linux and macOS (on Windows: in WSL); this system has no file locks")
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            yield False
+            return
+        except OSError:  # a file system without locks: nobody can be kept out
+            break
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            break
+        file.close()  # the one that held it has removed it: begin again
+    try:
+        yield True
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        file.close()
