@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "train.save_every",
     "train.keep",
     "train.remat",
+    "train.attention",
     "mesh",
     "decode",
     "eval",
@@ -128,6 +129,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "weight_decay": 0.01,
                 "loss": "mean",  # of a segment: the "mean" over its tokens, their "sum" as in the paper, or "root" between them
                 "remat": "none",  # what the backward pass recomputes: "none", "dots" or "full"
+                "attention": "flash",  # how packed rows attend (models/attention.py): "flash", "xla", or on GPUs "cudnn"
                 "log_every": 10,  # steps a line of metrics.jsonl
                 "save_every": 100,  # steps a checkpoint
                 "keep": 2,  # checkpoints
@@ -176,6 +178,7 @@ def _paper(config: ConfigDict):
             "clip": 10.0,
             "loss": "sum",
             "remat": "full",
+            "attention": "xla",
             "save_every": 250,
         }
     )
@@ -209,7 +212,7 @@ def check_overrides(overridden: dict):
 def validate(config: ConfigDict):
     """Checks a whole configuration; a `UserError` names the first key that is wrong, its value and what it may be."""
     from retune_jax.decoding import DecoderConfig  # here, because they bring JAX
-    from retune_jax.models import llama, lora, presets
+    from retune_jax.models import attention, llama, lora, presets
 
     given, known = _flat(config.to_dict()), _flat(_template(config.task, config.method, config.model).to_dict())
     for path in sorted(known.keys() ^ given.keys()):
@@ -228,6 +231,8 @@ def validate(config: ConfigDict):
     _one_of(config, "train.schedule", SCHEDULES)
     _one_of(config, "train.loss", LOSSES)
     _one_of(config, "train.remat", llama.REMAT_POLICIES)
+    _one_of(config, "train.attention", attention.KINDS)
+    attention.check(config.train.attention)
     for target in config.lora.targets.split(","):
         if target not in lora.PROJECTIONS:
             raise UserError(f"config.lora.targets: {target!r} is not one of {', '.join(lora.PROJECTIONS)}")

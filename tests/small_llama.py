@@ -32,11 +32,12 @@ LORA = LoraConfig(rank=3, alpha=1.5, dropout=0.25, targets=PROJECTIONS)
 
 
 @functools.cache
-def build(shape=SHAPE, lora=LORA, remat="none", context_length=None, seed=0):
+def build(shape=SHAPE, lora=LORA, remat="none", context_length=None, seed=0, attention="xla"):
     """A model whose weights, B and the norms' scales included, are of a size that makes every part matter."""
 
     def initial():
-        return Llama(shape, lora, remat=remat, context_length=context_length, rngs=nnx.Rngs(0))
+        how = {"remat": remat, "context_length": context_length, "attention": attention}
+        return Llama(shape, lora, **how, rngs=nnx.Rngs(0))
 
     graphdef, state = nnx.split(nnx.eval_shape(initial))
     rng = np.random.default_rng(seed)

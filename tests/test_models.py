@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small_llama import LORA, SHAPE, build, close, logits, parts, tokens, whole
+from small_llama import LORA, SHAPE, build, close, parts, tokens, whole
 
-from retune_jax.models import llama
-from retune_jax.models.llama import RMSNorm, local_mask
+from retune_jax.models.llama import RMSNorm
 from retune_jax.models.lora import LoraConfig
 from retune_jax.models.rope import rotate
 
@@ -122,40 +121,6 @@ def test_logits_are_float32_and_weights_keep_their_own_dtype():
     assert np.abs(result - full).max() < 0.1 * np.abs(full).max()
     cache = model.init_cache(2, 8)
     assert {(x.shape, x.dtype) for x in jax.tree.leaves(cache)} == {((2, 2, 8, 4), jnp.dtype("bfloat16"))}
-
-
-# Packed rows
-
-
-PACKED = (np.array([5, 3, 8]), np.array([16]), np.array([1, 2, 1, 4]))  # contexts of three rows; padding is what is left
-
-
-@pytest.mark.parametrize("block", [2, 3, 4, 64])
-@pytest.mark.parametrize("context_length", [None, 4, 8, 16])
-def test_a_packed_row_is_its_contexts_alone(context_length, block, monkeypatch):
-    """Also where attention is cut into blocks; contexts longer than was promised are left out."""
-    monkeypatch.setattr(llama, "BLOCK", block)
-    logits.clear_cache()  # it was compiled for another block
-    cut = local_mask(jnp.ones((1, 24), int), context_length).shape[2] < 24
-    assert cut == (block < 64 and context_length in (4, 8, 16))
-    fits = [row[row <= (context_length or 16)] for row in PACKED]
-    length = 24
-    tokens_BT, ids_BT, positions_BT = (np.zeros((len(fits), length), np.int32) for _ in range(3))
-    places = []
-    for b, row in enumerate(fits):
-        start = 0
-        for number, size in enumerate(row.tolist(), start=1):
-            tokens_BT[b, start : start + size] = tokens(size, seed=100 * b + number)
-            ids_BT[b, start : start + size] = number
-            positions_BT[b, start : start + size] = range(size)
-            places.append((b, slice(start, start + size)))
-            start += size
-    packed = np.asarray(logits(build(context_length=context_length), tokens_BT, positions_BT, ids_BT))
-    assert np.isfinite(packed).all()
-    # A token sees nothing ahead of it (the next test), so that what fills these rows up is of no account.
-    alone = whole(build(), [np.resize(tokens_BT[b, place], 16) for b, place in places])
-    for (b, place), row in zip(places, np.asarray(alone)):
-        close(packed[b, place], row[: place.stop - place.start])
 
 
 def test_a_token_sees_nothing_ahead_of_it():

@@ -53,10 +53,14 @@ def alone():
     return both_ways(build(), tokens(8, 10))
 
 
-@pytest.mark.parametrize("sizes", [(4, 1, 1), (2, 2, 1), (1, 2, 2), (1, 1, 4)], ids=str)
-def test_a_mesh_computes_what_one_device_does(sizes, alone):
+@pytest.mark.parametrize(
+    "sizes, attention",
+    [((4, 1, 1), "xla"), ((2, 2, 1), "flash"), ((2, 2, 1), "xla"), ((1, 2, 2), "xla"), ((1, 1, 4), "xla")],
+    ids=str,
+)
+def test_a_mesh_computes_what_one_device_does(sizes, attention, alone):
     mesh = sharding.make_mesh(*sizes)
-    graphdef, adapter, base = parts(build())
+    graphdef, adapter, base = parts(build(attention=attention))
     adapter, base = (jax.device_put(tree, sharding.shardings(tree, mesh)) for tree in (adapter, base))
     tokens_BT = jax.device_put(tokens(8, 10), jax.NamedSharding(mesh, sharding.BATCH))
     jax.tree.map(close, both_ways(nnx.merge(graphdef, adapter, base), tokens_BT), alone)

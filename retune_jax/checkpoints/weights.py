@@ -165,7 +165,14 @@ def lora_config(config) -> LoraConfig | None:
 
 
 def assemble(
-    base: Base, lora: LoraConfig | None, *, remat: str, context_length: int | None, seed: int, mesh: jax.sharding.Mesh
+    base: Base,
+    lora: LoraConfig | None,
+    *,
+    remat: str,
+    context_length: int | None,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    attention: str = "xla",
 ) -> Llama:
     """The model on the mesh: the base's weights, and an adapter fresh from `seed`, laid out by models/sharding.py.
 
@@ -173,7 +180,8 @@ def assemble(
     """
 
     def initial(key):
-        return Llama(base.shape, lora, remat=remat, context_length=context_length, rngs=nnx.Rngs(params=key))
+        how = {"remat": remat, "context_length": context_length, "attention": attention}
+        return Llama(base.shape, lora, **how, rngs=nnx.Rngs(params=key))
 
     key = jax.random.key(seed)
     graphdef, adapter, weights = nnx.split(nnx.eval_shape(initial, key), LoRAParam, ...)

@@ -12,7 +12,7 @@ The model is called in two ways, with the same weights and the same layer code:
   an explicit cache that is passed in and handed back. In decoding a token's position is its index in the cache's window.
 
 Shape suffixes: B batch (rows or slots), T tokens of a row, C tokens of a step, W window (cache length), D model width,
-N blocks of Q queries and S keys, H query heads, K key-value heads, G queries per key-value head (H = K·G), E head width,
+H query heads, K key-value heads, G queries per key-value head (H = K·G), E head width,
 F feed-forward width, V vocabulary.
 """
 
@@ -24,13 +24,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from retune_jax.errors import UserError
+from retune_jax.models import attention
 from retune_jax.models.lora import LoraConfig, Projection
 from retune_jax.models.rope import RopeScaling, rotate
 
 # Up to so many layers are compiled one by one, which is faster than a loop over them, and quick to compile still.
 UNROLLED = 8
-
-BLOCK = 64  # queries of a packed row that attend together
 
 REMAT_POLICIES = {
     "none": None,
@@ -88,40 +87,6 @@ class LlamaConfig:
             )
 
 
-def within_reach(x_BxTx___, block: int, before: int):
-    """What the queries of each block may have to look at: [B, T, …] to [N, S, …], a block and so many before it."""
-    batch, length, *rest = x_BxTx___.shape
-    count = length // block
-    blocks = x_BxTx___.reshape(batch, count, block, *rest)
-    padded = jnp.pad(blocks, ((0, 0), (before, 0), *((0, 0),) * (blocks.ndim - 2)))
-    reached = jnp.concatenate([padded[:, shift : shift + count] for shift in range(before + 1)], axis=2)
-    return reached.reshape(-1, (before + 1) * block, *rest)
-
-
-def local_mask(segment_ids_BxT, context_length: int | None):
-    """Which token attends to which, [N, Q, S]: to its own segment, and not ahead.
-
-    A packed row holds many contexts, and most of a T x T attention would be masked. A token's segment begins less than
-    `context_length` before it: it is enough to look at its own block of the row and as many before it as that takes.
-
-    Args:
-        segment_ids_BxT: of packed rows; 0 is padding.
-        context_length: an upper bound of the contexts' lengths; None attends over whole rows.
-
-    Returns:
-        A boolean mask of N = B · T/Q blocks of Q queries and S keys, which `within_reach` puts in the same order.
-    """
-    batch, length = segment_ids_BxT.shape
-    block, before = BLOCK, -(-((context_length or length) - 1) // BLOCK)
-    if length % block or (before + 1) * block >= length:
-        block, before = length, 0
-    places_BxT = jnp.broadcast_to(jnp.arange(length) + 1, (batch, length))  # 0 stands before the row
-    queries = segment_ids_BxT.reshape(-1, block, 1), places_BxT.reshape(-1, block, 1)
-    keys = (within_reach(x, block, before)[:, None] for x in (segment_ids_BxT, places_BxT))
-    segments, places = zip(queries, keys)
-    return (segments[0] == segments[1]) & (places[0] >= places[1]) & (places[1] > 0)
-
-
 class RMSNorm(nnx.Module):
     """x / rms(x) · scale, computed in float32."""
 
@@ -158,16 +123,10 @@ class Attention(nnx.Module):
         k = rotate(k, positions_BxT, c.rope_theta, c.rope_scaling)
         return q.reshape(batch, length, c.kv_heads, c.heads // c.kv_heads, c.head_width), k, v
 
-    def __call__(self, x_BxTxD, positions_BxT, mask_NxQxS, keys):
-        """Attention of rows to themselves, block by block, where the mask that `local_mask` made allows."""
+    def __call__(self, x_BxTxD, positions_BxT, attend, keys):
+        """Attention of rows to themselves, by what `attention.over_rows` made for them."""
         with jax.named_scope("attention"):
-            q, k, v = self.project(x_BxTxD, positions_BxT, keys)
-            block, before = mask_NxQxS.shape[1], mask_NxQxS.shape[2] // mask_NxQxS.shape[1] - 1
-            q, k, v = q.reshape(-1, block, *q.shape[2:]), *(within_reach(x, block, before) for x in (k, v))
-            scores_NxKxGxQxS = jnp.einsum("nqkge,nske->nkgqs", q, k, preferred_element_type=jnp.float32)
-            scores_NxKxGxQxS = jnp.where(mask_NxQxS[:, None, None], scores_NxKxGxQxS, -1e30)
-            shares = jax.nn.softmax(scores_NxKxGxQxS, axis=-1).astype(v.dtype)
-            mixed = jnp.einsum("nkgqs,nske->nqkge", shares, v)
+            mixed = attend(*self.project(x_BxTxD, positions_BxT, keys))
             return self.o(mixed.reshape(*x_BxTxD.shape[:2], -1), keys[3])
 
     def step(self, x_BxCxD, start_B, cache):
@@ -251,10 +210,10 @@ class Layer(nnx.Module):
         self.feed_forward_norm = RMSNorm(config.width, config.norm_epsilon, param_dtype=param_dtype)
         self.feed_forward = FeedForward(config, projection)
 
-    def __call__(self, x_BxTxD, positions_BxT, mask_NxQxS, dropout_key):
+    def __call__(self, x_BxTxD, positions_BxT, attend, dropout_key):
         """The layer on whole rows."""
         keys = (None,) * 7 if dropout_key is None else jax.random.split(dropout_key, 7)
-        x_BxTxD += self.attention(self.attention_norm(x_BxTxD), positions_BxT, mask_NxQxS, keys[:4])
+        x_BxTxD += self.attention(self.attention_norm(x_BxTxD), positions_BxT, attend, keys[:4])
         return x_BxTxD + self.feed_forward(self.feed_forward_norm(x_BxTxD), keys[4:])
 
     def step(self, x_BxCxD, start_B, cache):
@@ -275,6 +234,7 @@ class Llama(nnx.Module):
         remat: str,
         rngs: nnx.Rngs,
         context_length: int | None = None,
+        attention: str = "xla",
     ):
         """Makes a model with random weights; under `nnx.eval_shape`, only its shapes.
 
@@ -283,7 +243,8 @@ class Llama(nnx.Module):
             lora: the adapters' shape, or None for a model without.
             remat: which of a layer's values the backward pass keeps: a name out of `REMAT_POLICIES`.
             rngs: the stream `params` draws the weights.
-            context_length: a promise that no context of a packed row is longer, which makes attention cheaper.
+            context_length: a promise that no context of a packed row is longer, which makes attention by `xla` cheaper.
+            attention: how packed rows attend: one of `attention.KINDS`.
         """
         param_dtype = jnp.dtype(config.param_dtype)
         table = jax.random.normal(rngs.params(), (config.vocab_size, config.width), param_dtype)
@@ -305,6 +266,7 @@ class Llama(nnx.Module):
         self.remat = remat
         self.unroll = config.layers <= UNROLLED
         self.context_length = context_length
+        self.attention = attention
 
     def embed(self, tokens):
         """Token ids [...] to the stream [..., D]."""
@@ -328,12 +290,12 @@ class Llama(nnx.Module):
             dropout_key: a PRNG key turns the adapters' dropout on.
         """
         self.config.check_context(self.context_length or tokens_BxT.shape[1])
-        mask_NxQxS = local_mask(segment_ids_BxT, self.context_length)
+        attend = attention.over_rows(self.attention, segment_ids_BxT, self.context_length)
         graphdef, state = nnx.split(self.layers)
 
         def body(x, layer):
             state, key = layer
-            return nnx.merge(graphdef, state)(x, positions_BxT, mask_NxQxS, key), None
+            return nnx.merge(graphdef, state)(x, positions_BxT, attend, key), None
 
         if REMAT_POLICIES[self.remat] is not None:
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)

@@ -76,6 +76,7 @@ def _train(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, base: wei
         lora,
         remat=config.train.remat,
         context_length=config.data.context_length,
+        attention=config.train.attention,
         seed=config.seed,
         mesh=mesh,
     )
