@@ -12,7 +12,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -86,8 +87,19 @@ def override(config: ConfigDict, arguments: list[str], *, parts: tuple[str, ...]
     values = flags.FlagValues()
     argv = ["", *arguments]
     with _explained(argv):
-        config_flags.DEFINE_config_dict("config", config, flag_values=values)
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
+
+
+def configuration(given: str, overrides: Sequence[str]) -> ConfigDict:
+    """The configuration that `--config=given` and its overrides stand for, without running anything."""
+    values = flags.FlagValues()
+    argv = ["", f"--config={given}", *overrides]
+    with _explained(argv):
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        values(argv)
+        dir(values["config"].value.task)
+        return values["config"].value
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -104,7 +116,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
 def _explained(argv: list[str]):
     """Turns what the flags' libraries and a config file raise at a mistake into a `UserError`."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # ml_collections loads modules in an old way
+            yield
     except SystemExit:  # --help has printed what was asked for; absl would exit with 1
         sys.exit(0)
     except UserError:

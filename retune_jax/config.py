@@ -29,20 +29,10 @@ OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "linear", "cosine")
 PRETRAINING = "base"  # stands where the task's name does
 
-# A run that goes on may change these: what they decide is how long, how fast and where, not what is learned from a
-# step.
-MAY_CHANGE = (
-    "data.dir",
-    "train.steps",
-    "train.log_every",
-    "train.save_every",
-    "train.keep",
-    "train.remat",
-    "train.attention",
-    "mesh",
-    "decode",
-    "eval",
-)
+# A run that goes on may change these: where it runs and how fast, how long, and what is asked of the result. What is learned
+# from a step stays.
+WHERE = ("data.dir", "train.log_every", "train.save_every", "train.keep", "train.remat", "train.attention", "mesh")
+MAY_CHANGE = (*WHERE, "train.steps", "decode", "eval")
 
 
 def recipe(arguments: str, *, task: str, small: float = 0.05) -> ConfigDict:
@@ -349,14 +339,29 @@ def read(path: Path) -> ConfigDict:
     return config.lock()
 
 
-def first_difference(old: ConfigDict, new: ConfigDict) -> tuple[str, object, object] | None:
-    """The first key, with both values, in which `new` is another experiment than `old`; None where it is the same."""
+def first_difference(old: ConfigDict, new: ConfigDict, free: tuple[str, ...] = MAY_CHANGE) -> tuple[str, object, object] | None:
+    """The first key, with both values, in which `new` is another experiment than `old`; None where it is the same.
+
+    Args:
+        free: keys, and parts with all their keys, that may differ.
+    """
     before, after = _flat(json.loads(_json(old))), _flat(json.loads(_json(new)))  # in JSON a tuple is a list
+    before["base"], after["base"] = whole_path(old.base), whole_path(new.base)
     for key in [*after, *before]:
-        changes = any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)
+        changes = any(key == name or key.startswith(name + ".") for name in free)
         if not changes and before.get(key) != after.get(key):
             return key, before.get(key), after.get(key)
     return None
+
+
+def same_result(old: ConfigDict, new: ConfigDict) -> bool:
+    """Whether both lead to the same evaluation of the same training, wherever it takes place."""
+    return first_difference(old, new, WHERE) is None
+
+
+def whole_path(base: str | None) -> str | None:
+    """`config.base`, a folder as a whole path, so that it says the same from any folder."""
+    return base if base in (None, "tiny", "random") else str(disk.folder(base, "config.base").absolute())
 
 
 def _json(config: ConfigDict) -> str:

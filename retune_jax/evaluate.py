@@ -5,8 +5,8 @@
     python -m retune_jax.evaluate --workdir=runs/parity-retune-tiny --config.decode.slots=16 --config.decode.max_depth=100
 
 Prints a table and writes eval.json and accuracy.png into the workdir, or into --output. The problems of a length are the same
-for every run and method of a task. Any key of config.decode, config.eval and config.mesh can be set; they are the run's own
-otherwise. The decoder is sized for the problems (retune_jax/evaluation/sizes.py).
+for every run and method of a task. Any key of config.decode, config.eval and config.mesh can be set, and config.base where the
+base lies elsewhere now; they are the run's own otherwise. evaluation/sizes.py fits the decoder to the problems.
 """
 
 from absl import flags
@@ -32,7 +32,7 @@ def main(arguments: list[str]):
         config.eval.lengths = LENGTHS.value
     if PROBLEMS.value is not None:
         config.eval.problems_per_length = PROBLEMS.value
-    cli.override(config, arguments, parts=("decode", "eval", "mesh"))
+    cli.override(config, arguments, parts=("decode", "eval", "mesh", "base"))
     recipes.read_lengths(config.eval.lengths)
     from retune_jax.checkpoints import runs  # here, so that --help and mistakes need not wait for JAX
     from retune_jax.evaluation import sizes
@@ -41,7 +41,7 @@ def main(arguments: list[str]):
 
     recipes.validate(config)
     mesh = sharding.fitting_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    _, model, tokenizer = runs.load_model(workdir, mesh)
+    _, model, tokenizer = runs.load_model(workdir, mesh, config)
     sizes.for_evaluation(config, tokenizer)  # refuses what does not fit before anything is written
     disk.claim(output)
     with runs.hold(output):

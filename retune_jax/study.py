@@ -10,13 +10,16 @@ workdir holds study.json, study.md and study.png.
 
 import dataclasses
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from retune_jax import cli, tasks
+from retune_jax import config as recipes
 from retune_jax.errors import UserError
 from retune_jax.evaluation.accuracy import wilson
+from retune_jax.processes import call
 
 EVAL, JSON, MARKDOWN, FIGURE = "eval.json", "study.json", "study.md", "study.png"
 
@@ -88,17 +91,25 @@ def perform(study: Study, recipe: str, workdir: Path, extra: list[str]):
     for number, run in enumerate(study.runs, start=1):
         folder = workdir / run.folder
         print(f"retune_jax: run {number} of {len(study.runs)}: {run.series}, {study.axis} {run.x}", file=sys.stderr)
-        if not (folder / EVAL).exists():
-            flags_of_run = (f"--config={recipe}:{run.arguments}", f"--workdir={folder}", *run.overrides, *extra)
-            code = subprocess.call([sys.executable, "-m", "retune_jax.train", *flags_of_run], stdout=subprocess.DEVNULL)
-            if code:
-                sys.exit(code if code > 0 else 128 - code)
+        given = f"{recipe}{',' if ':' in recipe else ':'}{run.arguments}"
+        settings = (*run.overrides, *extra)
+        if not counts(folder, cli.configuration(given, settings)):
+            flags_of_run = (f"--config={given}", f"--workdir={folder}", *settings)
+            if code := call([sys.executable, "-m", "retune_jax.train", *flags_of_run]):
+                sys.exit(code)
         rows.append(row(run, json.loads((folder / EVAL).read_text())))
     text = table(study, rows)
     (workdir / MARKDOWN).write_text(f"{study.question}\n\n{text}\n")
     draw(study, rows, workdir / FIGURE)
     (workdir / JSON).write_text(json.dumps({"question": study.question, "axis": study.axis, "rows": rows}, indent=1) + "\n")
     print(text)
+
+
+def counts(folder: Path, wanted: ConfigDict) -> bool:
+    """Whether a run's folder holds the result of what is asked for; `train` goes on with one that does not, or refuses it."""
+    if not (folder / EVAL).exists():
+        return False
+    return recipes.same_result(recipes.read_run(folder), wanted)
 
 
 def row(run: Run, report: dict) -> dict:

@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from retune_jax import study
+from retune_jax import cli, study
+from retune_jax import config as recipes
 from retune_jax.errors import UserError
 from retune_jax.study import Run, Study, perform, row
 
+RECIPE = str(Path(__file__).parents[1] / "configs" / "parity.py")
 REPORT = {
     "task": "parity",
     "method": "retune",
@@ -22,7 +25,7 @@ SMALL = Study(
     "Does it work?",
     "problems a length",
     tuple(
-        Run(method, count, f"method={method}", (f"--config.n={count}",))
+        Run(method, count, f"method={method}", (f"--config.seed={count}",))
         for method in ("retune", "baseline")
         for count in (1, 9)
     ),
@@ -34,16 +37,19 @@ def commands(monkeypatch):
     """The commands of the runs made, and the exit codes of those to come (0 where none is left), which then report."""
     seen = SimpleNamespace(made=[], codes=[])
 
-    def call(command, stdout):
+    def call(command):
         seen.made.append(command)
         folder = next(flag.partition("=")[2] for flag in command if flag.startswith("--workdir="))
         code = seen.codes.pop(0) if seen.codes else 0
         if not code:
-            (path := study.Path(folder)).mkdir(parents=True)
+            (path := study.Path(folder)).mkdir(parents=True, exist_ok=True)
             (path / "eval.json").write_text(json.dumps(REPORT))
+            given = next(flag.partition("=")[2] for flag in command if flag.startswith("--config="))
+            config = cli.configuration(given, [flag for flag in command if flag.startswith("--config.")])
+            recipes.write(config, path / "config.json")
         return code
 
-    monkeypatch.setattr(study.subprocess, "call", call)
+    monkeypatch.setattr(study, "call", call)
     return seen
 
 
@@ -55,9 +61,9 @@ def test_a_line_pools_the_trained_lengths_and_the_longer_ones():
 
 
 def test_every_run_has_its_own_flags_and_those_of_all(commands, tmp_path, capsys):
-    perform(SMALL, "recipe.py", tmp_path, ["--config.train.steps=3"])
+    perform(SMALL, RECIPE, tmp_path, ["--config.train.steps=3"])
     assert [command[3:] for command in commands.made[:2]] == [
-        ["--config=recipe.py:method=retune", f"--workdir={tmp_path}/retune-{n}", f"--config.n={n}", "--config.train.steps=3"]
+        [f"--config={RECIPE}:method=retune", f"--workdir={tmp_path}/retune-{n}", f"--config.seed={n}", "--config.train.steps=3"]
         for n in (1, 9)
     ]
     assert commands.made[0][:3] == [sys.executable, "-m", "retune_jax.train"]
@@ -74,12 +80,22 @@ def test_every_run_has_its_own_flags_and_those_of_all(commands, tmp_path, capsys
 def test_a_stopped_study_goes_on_and_a_finished_one_runs_nothing(commands, tmp_path):
     commands.codes = [0, 0, 130]
     with pytest.raises(SystemExit) as stopped:
-        perform(SMALL, "recipe.py", tmp_path, [])
+        perform(SMALL, RECIPE, tmp_path, [])
     assert stopped.value.code == 130 and not (tmp_path / "study.json").exists()
-    perform(SMALL, "recipe.py", tmp_path, [])
+    perform(SMALL, RECIPE, tmp_path, [])
     assert len(commands.made) == 3 + 2
-    perform(SMALL, "recipe.py", tmp_path, [])
+    perform(SMALL, RECIPE, tmp_path, [])
     assert len(commands.made) == 3 + 2
+
+
+def test_a_run_of_another_recipe_does_not_count(commands, tmp_path):
+    perform(SMALL, RECIPE, tmp_path, [])
+    perform(SMALL, RECIPE, tmp_path, ["--config.train.log_every=7"])
+    assert len(commands.made) == 4, "how often it says something is not what it found"
+    perform(SMALL, RECIPE, tmp_path, ["--config.train.learning_rate=0.5"])
+    assert len(commands.made) == 8, "train itself refuses the folder, by name"
+    perform(SMALL, f"{RECIPE}:data=paper", tmp_path, ["--config.train.learning_rate=0.5"])
+    assert len(commands.made) == 12 and f"--config={RECIPE}:data=paper,method=baseline" in commands.made[-1]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def check(workdir: Path, config: ConfigDict):
         raise UserError(f"{workdir} cannot be written to: no permission for {nearest}")
     if not started(workdir):
         return
-    if difference := recipes.first_difference(read_config(workdir), config):
+    free = (*recipes.MAY_CHANGE, "base") if (workdir / ORIGIN).exists() else recipes.MAY_CHANGE  # see `check_base`
+    if difference := recipes.first_difference(read_config(workdir), config, free):
         key, old, new = difference
         raise UserError(f"{workdir} holds a run with {key}={old}, not {new}: give this one a --workdir of its own")
     done = max((int(path.name) for path in (workdir / CHECKPOINTS).glob("*") if path.name.isdecimal()), default=0)
@@ -185,9 +186,13 @@ def trained(lora) -> type[nnx.Param]:
     return nnx.Param if lora is None else LoRAParam
 
 
-def load_model(workdir: Path, mesh: jax.sharding.Mesh) -> tuple[ConfigDict, Llama, Tokenizer]:
-    """The model that a run has trained so far, on the mesh, with the run's configuration and tokenizer."""
-    config = read_config(workdir)
+def load_model(workdir: Path, mesh: jax.sharding.Mesh, config: ConfigDict | None = None) -> tuple[ConfigDict, Llama, Tokenizer]:
+    """The model that a run has trained so far, on the mesh, with the run's configuration and tokenizer.
+
+    Args:
+        config: the run's configuration, where its base lies elsewhere now; else it is read.
+    """
+    config = read_config(workdir) if config is None else config
     base = weights.load_base(config.base, config.model)
     check_base(workdir, base)
     lora = weights.lora_config(config.lora)

@@ -38,6 +38,7 @@ def train(config: ConfigDict, workdir: Path):
     """
     # --- Everything that the user may have got wrong comes before the first byte is written. ---
     recipes.validate(config)
+    config.base = recipes.whole_path(config.base)
     runs.check(workdir, config)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     recipes.check_rows(config, mesh.shape["data"] * mesh.shape["fsdp"])
