@@ -1,11 +1,11 @@
 """The tiny base model: all weights, from random ones, on general skills (retune_jax/data/corpus.py).
 
-Six stages, each from the one before, with ever longer lists:
+Nine stages, each from the one before, with ever longer lists; the last three make copies exact and forms known:
 
-    for stage in 1 2 3 4 5 6; do
+    for stage in 1 2 3 4 5 6 7 8 9; do
         python -m retune_jax.train --config=configs/base.py:stage=$stage --workdir=runs/base-$stage
     done
-    cp runs/base-6/base/* retune_jax/assets/tiny/
+    cp runs/base-9/base/* retune_jax/assets/tiny/
 """
 
 from retune_jax.config import pretraining, read_arguments
@@ -14,13 +14,17 @@ from retune_jax.config import pretraining, read_arguments
 # Copying is learned, and in the end made exact, from all its tokens ("sum"); facts, which are single tokens, need an equal
 # say in between ("mean").
 STAGES = {
-    "1": (550, 12, 320, "sum", ((0, 4), (20_000, 4), (40_000, 12))),
-    "2": (500, 12, 384, "mean", ((0, 12), (15_000, 36))),
-    "3": (800, 12, 448, "mean", ((0, 30), (20_000, 72))),
-    "4": (1700, 12, 448, "sum", ((0, 72),)),
-    "5": (1500, 12, 448, "sum", ((0, 72),)),
-    "6": (900, 12, 448, "sum", ((0, 72),)),
+    "1": (550, 12, 384, "sum", ((0, 4), (20_000, 4), (40_000, 12))),
+    "2": (500, 12, 448, "mean", ((0, 12), (15_000, 36))),
+    "3": (800, 12, 512, "mean", ((0, 30), (20_000, 72))),
+    "4": (1700, 12, 512, "sum", ((0, 72),)),
+    "5": (1500, 12, 512, "sum", ((0, 72),)),
+    "6": (900, 12, 512, "sum", ((0, 72),)),
+    "7": (2000, 12, 512, "sum", ((0, 66),)),
+    "8": (2500, 12, 512, "sum", ((0, 66),)),
+    "9": (2000, 12, 512, "sum", ((0, 66),)),
 }
+RATES = {"5": 1e-2, "6": 1e-2, "7": 1.5e-2, "8": 1.2e-2, "9": 1.2e-2}
 
 
 def get_config(arguments: str = ""):
@@ -35,8 +39,8 @@ def get_config(arguments: str = ""):
     config.train.update({"steps": steps, "rows": rows, "loss": loss, "warmup": 50})
     if stage >= "4":
         config.train.schedule = "cosine"
-    if stage >= "5":
-        config.train.learning_rate = 1e-2
+    if stage in RATES:
+        config.train.learning_rate = RATES[stage]
     if stage >= "6":
-        config.data.repeats = 0.4  # long runs of one item are where copies still failed
+        config.data.repeats = 0.6  # where a stretch comes twice is where copies still failed
     return config

@@ -74,7 +74,7 @@ def pretraining(arguments: str) -> ConfigDict:
         "context_length": 128,
         "examples": 10_000_000,
         "curriculum": ((0, 4),),  # (example, longest list), in order
-        "repeats": 0.0,  # share of the lists in which most items repeat the one before
+        "repeats": 0.0,  # share of the lists in which stretches of items stand more than once
     }
     config.train.update({"optimizer": "muon", "learning_rate": 2e-2, "schedule": "constant", "loss": "sum"})
     return config.lock()
@@ -87,7 +87,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
         {
             "task": task,
             "method": method,
-            "model": model,  # a preset of models/presets.py, or "custom": whatever shape the base has
+            "model": model,  # a preset of models/presets.py
             "base": "tiny",  # the weights to tune: "tiny" ships, a folder made by convert, or "random"
             "seed": 0,
             "lora": {
@@ -105,7 +105,9 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "sequence_length": 512,  # tokens of a packed row
                 "context_length": 512,  # of the longest context; attention looks no farther
                 "replay": 0.0,  # share of the examples that are the base's own text (data/corpus.py), not the task's
+                "replay_after": 0,  # steps (about) of the task alone, before replay begins
                 "replay_items": 60,  # of the longest list in that text
+                "repeats": 0.6,  # share of that text's lists in which stretches of items stand more than once
             },
             "train": {
                 "steps": 600,
@@ -267,6 +269,9 @@ def validate(config: ConfigDict):
     if not 0 <= config.data.replay < 1:
         raise UserError(f"config.data.replay: {config.data.replay} is not in [0, 1)")
     _at_least(config, "data.replay_items", 1)
+    _at_least(config, "data.replay_after", 0)
+    if not 0 <= config.data.repeats <= 1:
+        raise UserError(f"config.data.repeats: {config.data.repeats} is not in [0, 1]")
     if config.data.scale > 1:
         raise UserError(f"config.data.scale: {config.data.scale} is more than 1, the paper's size")
     if config.base is None:

@@ -1,16 +1,25 @@
 """The base's corpus is what it says, right in every answer, and holds no solution of any task."""
 
 import doctest
+import importlib.util
+import random
 import re
 from collections import Counter
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from retune_jax import tasks
-from retune_jax.data import corpus
+from retune_jax.data import corpus, facts, sentences
 from retune_jax.data.corpus import CUES, FIRST, LAST, VALUE, WHOLE, Corpus
 from retune_jax.protocol import CALL
+from retune_jax.tokenizer import tiny
+
+SPEC = importlib.util.spec_from_file_location("base", Path(__file__).parents[1] / "configs" / "base.py")
+base = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(base)
 
 EXAMPLES, LONGEST = 20_000, 72
 TASKS = {name: tasks.get(name) for name in tasks.names()}  # of later ones too
@@ -19,19 +28,56 @@ TASKS = {name: tasks.get(name) for name in tasks.names()}  # of later ones too
 @pytest.fixture(scope="module")
 def examples():
     """Many examples at the end of the curriculum, half of them with lists that repeat items."""
-    plain, repeating = (Corpus(seed=0, examples=EXAMPLES, curriculum=((0, LONGEST),), repeats=share) for share in (0.0, 0.4))
+    plain, repeating = (Corpus(seed=0, examples=EXAMPLES, curriculum=((0, LONGEST),), repeats=share) for share in (0.0, 0.6))
     return [(plain, repeating)[i % 2][i] for i in range(EXAMPLES)]
 
 
 def test_items_repeat_as_often_as_they_should():
-    """A share of the lists of digits consists of long runs; chance alone makes none."""
+    """A share of the lists of digits consists of long runs; chance alone makes next to none."""
 
     def runs(share):
         source = Corpus(seed=0, examples=2000, curriculum=((0, 40),), repeats=share)
         text = "".join(source[i]["inputs"][0] for i in range(2000))
         return len(re.findall(r"([2-9])(?:, \1){4}", text))
 
-    assert runs(0.0) < 5 < 100 < runs(0.2) < runs(0.8)
+    assert runs(0.0) < 5 < 60 < runs(0.2) < runs(0.8)
+
+
+def test_what_repeats_does_so_in_four_ways():
+    """Long runs, a period, stretches that come again, one item nearly everywhere; none of them is rare."""
+    rng, kinds, lists = random.Random(0), Counter(), 500
+    for _ in range(lists):
+        some = sentences.repeating(rng, [str(rng.randint(0, 9)) for _ in range(40)], 1.0)
+        alike = {gap: sum(a == b for a, b in zip(some, some[gap:])) / (40 - gap) for gap in range(1, 10)}
+        if Counter(some).most_common(1)[0][1] > 25:
+            kinds["one item"] += 1
+        elif alike[1] > 0.5:
+            kinds["runs"] += 1
+        elif max(alike.values()) > 0.7:
+            kinds["period"] += 1
+        else:
+            text = "".join(some)
+            kinds["stretch"] += any(text.count(text[i : i + 5]) > 1 or text[i : i + 5] in text[i + 1 :] for i in range(36))
+    assert set(kinds) == {"one item", "runs", "period", "stretch"}
+    assert min(kinds.values()) > lists / 10, kinds
+
+
+def test_long_lists_come_more_often_than_short_ones():
+    source = Corpus(seed=0, examples=4000, curriculum=((0, 60),))
+    lengths = [source[i]["length"] for i in range(4000)]
+    short, long = (sum(low < length <= low + 20 for length in lengths) for low in (0, 40))
+    assert long > 2.5 * short > 1000
+
+
+@pytest.mark.parametrize("stage", base.STAGES)
+def test_no_text_is_longer_than_its_stage_allows(stage):
+    """A text that did not fit would end the training of the base, perhaps after hours."""
+    config = base.get_config(f"stage={stage}")
+    longest = config.data.curriculum[-1][1]
+    source = Corpus(seed=int(stage), examples=3000, curriculum=((0, longest),), repeats=config.data.repeats)
+    tokenizer = tiny()
+    tokens = max(1 + sum(len(tokenizer.encode(text)) for text in one["inputs"] + one["outputs"]) for one in source)
+    assert tokens <= 0.95 * config.data.context_length, "of a run's many more texts some are longer"
 
 
 # The source
@@ -91,14 +137,17 @@ def test_every_output_has_an_input_before_it_and_is_cut_at_spaces_and_lines(exam
         assert all(output.count("\n") == output.endswith("\n") for output in example["outputs"])
 
 
-def test_the_worked_example_is_true():
-    assert doctest.testmod(corpus).failed == 0
-    assert doctest.testmod(corpus).attempted > 0
+@pytest.mark.parametrize("module", [corpus, facts, sentences])
+def test_the_worked_example_is_true(module):
+    assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(module).attempted > 0
 
 
 # What it teaches, worked out again from the text. An output that is none of these fails, so nothing else can be in it.
 
 CARRY = "carry {}, digit {}"
+NAMED = r"(.*) as (\w+) and (\w+)"  # a sum's question may choose the names in its answer
+LINE = r"\w+: (\w+) (\d+), (\w+) (\d+)"  # two labelled values
 SHORT = ("Xor", "Plus", "Max", "Min", "Total", "Same")  # facts asked for by their names alone
 FACTS = {
     r"(\S+) xor (\S+)|xor of (\S+) and (\S+)": lambda a, b: str(a ^ b),
@@ -116,16 +165,26 @@ def fact_of(given):
     """The rule and the numbers' words of a question for a fact; None where `given` ends in another question."""
     line, _, cue = given.rstrip(":").rpartition("\n")
     asked = line.rpartition("\n")[2] if cue in VALUE else cue
+    asked, names = asked.strip(), None
+    if found := re.fullmatch(NAMED, asked):
+        asked, *names = found.groups()
     for pattern, answer in FACTS.items():
-        if found := re.fullmatch(pattern, asked.strip()):
+        if found := re.fullmatch(pattern, asked):
+            if names:
+                answer = partial(named_sum, names)
             return answer, [word for word in found.groups() if word is not None]
     return None
+
+
+def named_sum(names, *numbers):
+    return f"{names[0]} {sum(numbers) // 10}, {names[1]} {sum(numbers) % 10}"
 
 
 def check_fact(sentence, given, output):
     """A question about small numbers, given in it, or by name on the lines before it, or as the ends of a list."""
     answer, words = fact_of(given)
     named = dict(line.split(": ") for line in given.strip().split("\n") if re.fullmatch(r"\w+: -?\d+", line))
+    named |= {found[1]: found[2] for found in re.finditer(r"^\w+: (\w+) (-?\d+), \w+ \d+$", given, re.MULTILINE)}
     if cues := [word for word in words if word in FIRST + LAST]:
         ends = end(sentence, cues[0]).split(" ")
         assert len(cues) == len(ends) and len(set(cues)) == 1, "of two numbers, both first digits"
@@ -158,6 +217,50 @@ def check_prepend(given, output):
         assert output == f" {item}{re.search('[0-9]+', sentence)[0]}"
 
 
+def check_line(given, output):
+    """A line of two labelled values: whole, or with another first value and a digit before the second."""
+    first, value, second, number = re.search(rf"(?:^ |\n){LINE}\n", given).groups()
+    if change := re.search(r"\nSet (\w+): ([01])\n", given):
+        assert change[1] == first
+        value = change[2]
+    if before := re.search(r"\nPut before: (\d)\n", given):
+        number = before[1] + number
+    else:
+        assert given.rpartition("\n")[2].rstrip(":") in WHOLE
+    assert output == f" {first} {value}, {second} {number}"
+
+
+def check_form(given, output):
+    """A form, with a labelled list in the place of each label."""
+    *lines, form, _ = given[1:].split("\n")
+    named = dict(line.split(": ") for line in lines)
+    filled = [named.pop(word, word) for word in form.removeprefix("Form: ").rstrip("?.:").split(" ")]
+    assert not named and output == f" {' '.join(filled)}{form[len(form.rstrip('?.:')) :]}\n"
+
+
+def check_expression(lists, given, output):
+    """What a calculator says to an expression with items of the labelled lists; or that before a list."""
+    asked = given.rstrip(":").rpartition("\n")[0].rpartition("\n")[2].strip()
+    before = re.match(r"Put before (\w+): ", asked)
+    values = re.sub(r"(\w+)\[([01])\]", lambda m: str(lists[m[1]][int(m[2])]), asked[before.end() if before else 0 :])
+    number = r"(-?\d+)"
+    rules = {
+        number: lambda a: a,
+        rf"{number} \+ {number}": lambda a, b: a + b,
+        rf"max\({number}, {number}\)": max,
+        rf"max\({number}, {number} \+ {number}\)": lambda a, b, c: max(a, b + c),
+        rf"{number} same as {number}": lambda a, b: "yes" if a == b else "no",
+    }
+    [value] = [rule(*map(int, found.groups())) for form, rule in rules.items() if (found := re.fullmatch(form, values))]
+    assert output == (f" {[value, *lists[before[1]]]}" if before else f" {value}")
+
+
+def labelled_lists(given):
+    """The lists on lines of their own that open an example: {label: its numbers}."""
+    found = re.findall(r"(?:^ |\n)(\w+): \[([-\d, ]*)\](?=\n)", given)
+    return {name: [int(item) for item in items.split(", ") if item] for name, items in found}
+
+
 def end(sentence, cue):
     """The first or last item of the sentence's first list, or the first digits of its numbers."""
     if "[" in sentence:
@@ -181,10 +284,20 @@ def check_rewriting(sentence, cue, output):
 def check(example):
     """Raises AssertionError where an output is not what its input asks for; returns the skills that were asked for."""
     sentence = example["inputs"][0].split("\n")[0][1:]
+    lists = labelled_lists(example["inputs"][0])
     skills = []
     for given, output in zip(example["inputs"], example["outputs"]):
         cue = given.rpartition("\n")[2].partition(":")[0]
-        if fact_of(given):
+        if "\nForm: " in given:
+            check_form(given, output)
+            skills.append("form")
+        elif lists and re.search(r"\w\[\d\]", given):
+            check_expression(lists, given, output)
+            skills.append("expression")
+        elif re.search(rf"(?:^ |\n){LINE}\n(?:Set|Put before|{'|'.join(WHOLE)})\b", given):
+            check_line(given, output)
+            skills.append("line")
+        elif fact_of(given):
             check_fact(sentence, given, output)
             skills.append("fact of an end" if set(FIRST + LAST) & set(re.findall(r"\w+", given)) else "fact")
         elif cue in SHORT:
@@ -210,7 +323,7 @@ def test_every_output_is_what_its_input_asks_for(examples):
             skills.update(check(example))
         except AssertionError as error:
             raise AssertionError(f"{example}: {error}") from error
-    assert set(skills) == {"fact", "fact of an end", "prepend", "end", "rewriting", "whole"}
+    assert set(skills) == {"fact", "fact of an end", "prepend", "end", "rewriting", "whole", "line", "form", "expression"}
     assert min(skills.values()) > 500
 
 
@@ -221,6 +334,9 @@ def test_every_output_is_what_its_input_asks_for(examples):
         ([" 48 + 17\nNext:"], [" 65"]),
         ([" 48 plus 17\nValue:"], [" carry 6, digit 5"]),
         ([" [3, 2]\nNext: Go:"], [" [3, 2]\n"]),
+        ([" Go: tree 1, row 23\nPut before: 4\nNext:"], [" tree 1, row 234"]),
+        ([" Go: [3, 2]\nForm: tree Go row\nNext:"], [" tree [3] row\n"]),
+        ([" Go: [3, 2]\nmax(Go[0], Go[1])\nNext:"], [" 2"]),
     ],
 )
 def test_this_check_notices_what_is_no_skill(inputs, outputs):
@@ -267,7 +383,7 @@ def test_the_scan_finds_every_context_of_every_task(name, method):
     problem = task.sample(np.random.default_rng(0), 4)
     for context in task.written(problem, method).walk():
         example = {"inputs": context.inputs(task.opening(method)), "outputs": context.outputs()}
-        assert (name, context.prompt) in list(asked(example))
+        assert (task.reading(context.prompt)[0].name, context.prompt) in list(asked(example))
 
 
 def test_no_call_is_a_step_of_a_task(examples):

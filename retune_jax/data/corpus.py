@@ -1,14 +1,15 @@
 """What the tiny base model is pretrained on: general skills with lists, numbers and one-digit facts.
 
 The paper tunes a pretrained LLaMA, which can copy and knows its digits before it ever sees a task. The tiny model gets the
-same start from this corpus: sentences of random words with a list or numbers in them, to be rewritten without the first item
-or whole; questions for the first or last item; sums, maxima and xors of two small numbers, which stand in the question, on
-lines of their own, or first in a list. Nothing in it solves a task: no recursion, no sum of long numbers, no property of a
-whole list (tests/test_corpus.py scans for that).
+same start from this corpus: sentences of random words with lists or numbers in them (data/sentences.py), to be rewritten
+without the first items or whole; questions for the first or last item; facts about small numbers (data/facts.py), which stand
+in the question, on lines of their own, or first in a list; labelled values to be written again with one changed; forms to be
+filled with labelled lists; expressions with an index, as a calculator knows them. Nothing in it solves a task: no recursion,
+no sum of long numbers, no property of a whole list (tests/test_corpus.py scans for that).
 
     >>> corpus = Corpus(seed=0, examples=100_000, curriculum=((0, 4), (100_000, 72)))
-    >>> corpus[269]["inputs"], corpus[269]["outputs"]
-    ([' integers [1, 0, 1, 1] world,.\\nDo:', 'Rest: 9\\nLast:'], [' integers [0, 1, 1] world,.\\n', ' 1'])
+    >>> corpus[145]["inputs"], corpus[145]["outputs"]
+    ([' can [9, 8, 0, 0].\\nCall: Return:', 'Tail:'], [' can [8, 0, 0].\\n', ' 0'])
 
 The corpus is random-access: example i depends on the seed and i alone, so that a stopped run goes on exactly where it was.
 Its index is also a *curriculum*: lists grow with i. Copying appears within minutes on lists of four items and is then
@@ -20,65 +21,26 @@ import random
 from collections.abc import Callable
 from functools import partial
 
-# Words of sentences: every word that a task's wording may use, and as many that none does.
-WORDS = (
-    "what is the parity of compute maximum sum nonadjacent subsequences create dp array chosen indices item can use true "
-    "false call with minus first element append return max if negative else there only we should it to get output carry "
-    "take put make find show give list number row set tell color tree house water green blue old new one two time day "
-    "way man thing world life hand part place work week case point question let solve input finally reconstruct "
-    "lexicographically smallest subsequence that fulfills task objective by selecting numbers as follows store result on "
-    "named next since and update reconstructing all together given sequence integers highest such no are adjacent in "
-    "original for chosen ones unchosen multiple solutions exist select at time"
-).split()
+from retune_jax.data.facts import FACTS, SUM_WITH_CARRY, YES_NO, Fact, facts_for
+from retune_jax.data.sentences import frame, items, labels, number, shown, signed_items, word
+
 # Cues ask for something; any cue that is in none of the special groups asks for the rest of the sentence's list.
 FIRST, LAST, WHOLE = ("First", "Head", "Begin"), ("Last", "Tail", "End"), ("Repeat", "Copy", "Again")
 CUES = (
     "Solution Answer Call Next Then Output Result Go Rest Step Work Say Write Line Text Task Note Reply Move Do Now So Return"
 ).split()
 VALUE = ("Value", "Answer", "Result")  # behind a question for a fact
-YES_NO = {True: "yes", False: "no"}
-
-
-def _sentence(rng: random.Random, *values: str) -> str:
-    """Random words with the values among them, in order: `make house [1, 0] of [2]?`."""
-    parts = []
-    for value in values:
-        parts += [_word(rng) for _ in range(rng.choice((0, 1, 1, 2, 3, 4, 5)))]
-        parts.append(value)
-    tail = [_word(rng) for _ in range(rng.choice((0, 0, 0, 1, 2)))]
-    return " ".join(parts + tail) + rng.choice(("", "", "?", ".", ":"))
-
-
-def _word(rng: random.Random) -> str:
-    word = rng.choice(WORDS)
-    return word.capitalize() if rng.random() < 0.25 else word + rng.choice(("", "", "", "", ":", ","))
-
-
-def _items(rng: random.Random, count: int, repeats: float) -> list[str]:
-    """A list's items: bits, digits, or, where it is not long, signed or longer numbers (which take a token more)."""
-    low, high = rng.choice(((0, 1), (0, 1), (0, 9), rng.choice(((-5, 5), (0, 99))) if count <= 36 else (0, 9)))
-    return _repeating(rng, [str(rng.randint(low, high)) for _ in range(count)], repeats)
-
-
-def _repeating(rng: random.Random, items: list[str], repeats: float) -> list[str]:
-    """The items, or, with this probability, most of them the same as the one before."""
-    if repeats and rng.random() < repeats:
-        for i in range(1, len(items)):
-            items[i] = items[i - 1] if rng.random() < 0.8 else items[i]
-    return items
-
-
-def _shown(items: list[str]) -> str:
-    return f"[{', '.join(items)}]"
+LONGEST_PAIR = 30  # items of lists that stand in twos: more of them take too many tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class _Draft:
-    """An example under construction: the texts that alternate, input first; and how many of its lists repeat items."""
+    """An example under construction: the texts that alternate, input first; how many of its lists repeat items; its length."""
 
     inputs: list[str]
     outputs: list[str]
     repeats: float
+    length: int
 
     def ask(self, given: str, wanted: str):
         self.inputs.append(given)
@@ -87,16 +49,14 @@ class _Draft:
 
 def _rewrite(rng: random.Random, length: int, draft: _Draft):
     """A sentence with one or two lists, to be written again without their first items, or whole; then, perhaps, questions."""
-    lists = [_items(rng, length, draft.repeats)]
-    if length <= 24 and rng.random() < 0.2:
-        lists.append(_items(rng, rng.randint(max(1, length - 1), length), draft.repeats))
-    state = rng.getstate()
-    text = _sentence(rng, *map(_shown, lists))
-    rng.setstate(state)  # the same words again, around the shorter lists
-    rest = _sentence(rng, *(_shown(items[1:]) for items in lists))
+    lists = [items(rng, length, draft.repeats)]
+    if length <= LONGEST_PAIR and rng.random() < 0.45:
+        lists.append(items(rng, length if rng.random() < 0.8 else max(1, length - 1), draft.repeats))
+    sentence = frame(rng, len(lists))
+    text = sentence.format(*map(shown, lists))
     whole = length < 2 or rng.random() < 0.15
     cue = rng.choice(WHOLE) if whole else rng.choice(CUES)
-    wanted = text if whole else rest
+    wanted = text if whole else sentence.format(*(shown(some[1:]) for some in lists))
     style = rng.random()
     if style < 0.35:
         draft.ask(f" {text}\n{cue}:", f" {wanted}\n")
@@ -118,9 +78,9 @@ def _noise(rng: random.Random) -> str:
 def _ends(rng: random.Random, length: int, draft: _Draft):
     """Questions about what comes first or last in a sentence's list, or first in its numbers."""
     if rng.random() < 0.6:
-        items = _items(rng, length, draft.repeats)
-        before = f" {_sentence(rng, _shown(items))}\n"
-        firsts, facts, ask = [int(items[0])], _facts_for(items), partial(_ask_of_ends, rng, items)
+        some = items(rng, length, draft.repeats)
+        before = f" {frame(rng, 1).format(shown(some))}\n"
+        firsts, facts, ask = [int(some[0])], facts_for(some), partial(_ask_of_ends, rng, some)
     else:
         numbers, sentence = _number_sentence(rng, length, draft.repeats)
         before = f" {sentence(0)}\n"
@@ -140,27 +100,82 @@ def _ends(rng: random.Random, length: int, draft: _Draft):
 def _prepend(rng: random.Random, length: int, draft: _Draft):
     """An item to be put before a list, or a digit before a number."""
     if rng.random() < 0.5:
-        item, *items = _items(rng, length, draft.repeats)
-        before, wanted = _shown(items), _shown([item, *items])
+        item, *rest = items(rng, length, draft.repeats)
+        before, wanted = shown(rest), shown([item, *rest])
     else:
-        item, before = str(rng.randint(0, 9)), _number(rng, length, draft.repeats)
+        item, before = str(rng.randint(0, 9)), number(rng, length, draft.repeats)
         wanted = item + before
-    draft.ask(f" {_sentence(rng, before)}\n{_noise(rng)}Put before: {item}\n{rng.choice(CUES)}:", f" {wanted}")
+    sentence = frame(rng, 1).format(before)
+    draft.ask(f" {sentence}\n{_noise(rng)}Put before: {item}\n{rng.choice(CUES)}:", f" {wanted}")
 
 
-def _number(rng: random.Random, digits: int, repeats: float) -> str:
-    return "".join(_repeating(rng, [rng.choice("0123456789") for _ in range(digits)], repeats))
+def _fields(rng: random.Random, length: int, draft: _Draft):
+    """A line of two labelled values, to be written again: whole, or with another first value and a digit before the number."""
+    first, second = labels(rng)
+    digit, behind = rng.randint(0, rng.choice((1, 9))), number(rng, length, draft.repeats)
+    before = f" {frame(rng, 1).format(number(rng, length, draft.repeats))}\n" if rng.random() < 0.4 else " "
+    line = f"{before}{rng.choice(CUES)}: {first} {digit}, {second} {behind}\n"
+    if rng.random() < 0.2:
+        draft.ask(f"{line}{rng.choice(WHOLE)}:", f" {first} {digit}, {second} {behind}")
+        return
+    item, change = rng.randint(0, 9), ""
+    if rng.random() < 0.5:
+        digit = rng.randint(0, 1)
+        change = f"Set {first}: {digit}\n"
+    draft.ask(f"{line}{change}Put before: {item}\n{rng.choice(CUES)}:", f" {first} {digit}, {second} {item}{behind}")
+
+
+def _fill(rng: random.Random, length: int, draft: _Draft):
+    """A form in which the labels of lists stand, to be written with the lists in their places."""
+    length, places = min(length, LONGEST_PAIR), rng.choice((1, 2, 2, 2))
+    form = frame(rng, places)
+    *names, cue = rng.sample([cue for cue in CUES if cue not in form], places + 1)
+    draw = signed_items if rng.random() < 0.5 else items
+    lists = {name: shown(draw(rng, length, draft.repeats)) for name in names}
+    lines = "".join(f"{name}: {text}\n" for name, text in lists.items())
+    order = rng.sample(names, places)
+    filled = form.format(*(lists[name] for name in order))
+    draft.ask(f" {lines}Form: {form.format(*order)}\n{cue}:", f" {filled}\n")
+
+
+def _expressions(rng: random.Random, length: int, draft: _Draft):
+    """Labelled lists, and what a calculator says to expressions with their first items; perhaps put before a list."""
+    count = max(2, min(length, LONGEST_PAIR) - 1)
+    one, two, *cues = rng.sample(CUES, 5)
+    lists = {name: signed_items(rng, count, draft.repeats) for name in (one, two)}
+    before = " " + "".join(f"{name}: {shown(some)}\n" for name, some in lists.items())
+    cues = cues[: rng.choice((1, 2, 3))]
+    for cue in cues:
+        names = [rng.choice((one, two)) for _ in range(3)]
+        places = [rng.choice((0, 0, 1)) for _ in names]
+        a, b, c = (int(lists[name][place]) for name, place in zip(names, places))
+        x, y, z = (f"{name}[{place}]" for name, place in zip(names, places))
+        text, value = rng.choice(
+            (
+                (x, a),
+                (f"{x} + {y}", a + b),
+                (f"max({x}, {y})", max(a, b)),
+                (f"max({x}, {y} + {z})", max(a, b + c)),
+                (f"max({x}, {y} + {z})", max(a, b + c)),
+                (f"{x} same as {y}", YES_NO[a == b]),
+            )
+        )
+        if isinstance(value, int) and cue == cues[-1] and rng.random() < 0.6:
+            draft.ask(f"{before}Put before {one}: {text}\n{cue}:", f" {shown([str(value), *lists[one]])}")
+        else:
+            draft.ask(f"{before}{text}\n{cue}:", f" {value}")
+        before = "\n"
 
 
 def _number_sentence(rng: random.Random, length: int, repeats: float) -> tuple[list[str], Callable[[int], str]]:
     """One or two numbers, and the sentence about them when so many of their first digits are left out."""
-    numbers = [_number(rng, length, repeats)]
+    numbers = [number(rng, length, repeats)]
     if rng.random() < 0.6:
-        numbers.append(_number(rng, length if rng.random() < 0.7 else rng.randint(1, length), repeats))
-    words = [[_word(rng) for _ in range(rng.choice((0, 0, 1, 2, 3)))] for _ in numbers]
+        numbers.append(number(rng, length if rng.random() < 0.7 else rng.randint(1, length), repeats))
+    words = [[word(rng) for _ in range(rng.choice((0, 0, 1, 2, 3)))] for _ in numbers]
     joint = rng.choice(("and", "+", "with", ",", "then"))
     if joint == "+" and not words[-1]:
-        joint = "plus"  # numbers on both sides of a + would be addition's own question
+        joint = "then"  # numbers on both sides of a + would be addition's own question
 
     def sentence(cut):
         texts = [" ".join([*some, number[cut:]]) for some, number in zip(words, numbers)]
@@ -182,43 +197,6 @@ def _numbers(rng: random.Random, length: int, draft: _Draft):
         _ask_of_firsts(rng, [int(number[0]) for number in numbers], "", draft)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Fact:
-    """Something to know about small numbers: its name, the ranges they come from, how it is asked, and the answer."""
-
-    name: str
-    ranges: tuple[tuple[int, int], ...]
-    forms: tuple[str, ...]
-    value: Callable[..., str]
-
-    def draw(self, rng: random.Random) -> list[int]:
-        """Its numbers: small ones more often than not, and equal ones more often than by chance."""
-        numbers = [rng.randint(low, high if rng.random() < 0.4 else min(high, 9)) for low, high in self.ranges]
-        if rng.random() < 0.2 and self.ranges[0] == self.ranges[1]:
-            numbers[1] = numbers[0]
-        return numbers
-
-
-def _carry(*numbers: int) -> str:
-    return f"carry {sum(numbers) // 10}, digit {sum(numbers) % 10}"
-
-
-BIT, DIGIT, SIGNED, LARGE = (0, 1), (0, 9), (-9, 9), (-9, 99)
-XOR = _Fact(
-    "Xor",
-    (BIT, BIT),
-    ("{} xor {}", "xor of {} and {}", "{} or {} but not both", "exclusive or of {} with {}"),
-    lambda a, b: str(a ^ b),
-)
-SUM = _Fact("Plus", (DIGIT, DIGIT), ("{} plus {}", "add {} and {}", "{} and {} make"), _carry)
-SUM_WITH_CARRY = _Fact("Plus", (DIGIT, DIGIT, BIT), ("{} plus {} with carry {}", "add {} and {} and carry {}"), _carry)
-MAX = _Fact("Max", (LARGE, LARGE), ("max of {} and {}", "larger of {} and {}"), lambda a, b: str(max(a, b)))
-MIN = _Fact("Min", (SIGNED, SIGNED), ("smaller of {} and {}",), lambda a, b: str(min(a, b)))
-MOVE = _Fact("Total", (LARGE, SIGNED), ("{} moved by {}", "{} added to {}"), lambda a, b: str(a + b))
-SAME = _Fact("Same", (DIGIT, DIGIT), ("is {} equal to {}", "{} same as {}"), lambda a, b: YES_NO[a == b])
-FACTS = (XOR, XOR, XOR, SUM, SUM, SUM_WITH_CARRY, SUM_WITH_CARRY, SUM_WITH_CARRY, MAX, MIN, MOVE, SAME)
-
-
 def _facts(rng: random.Random, length: int, draft: _Draft):
     """Several facts; often their numbers stand on lines of their own, apart from the question."""
     before = " "
@@ -226,41 +204,48 @@ def _facts(rng: random.Random, length: int, draft: _Draft):
         fact = rng.choice(FACTS)
         numbers = fact.draw(rng)
         if rng.random() < 0.5:
-            question = rng.choice(fact.forms).format(*numbers)
-            draft.ask(f"{before}{question}\n{rng.choice(VALUE)}:", f" {fact.value(*numbers)}")
+            asked, value = _in_words(rng, fact, numbers)
+            draft.ask(f"{before}{rng.choice(fact.forms).format(*numbers)}{asked}\n{rng.choice(VALUE)}:", value)
         else:
             _ask_by_name(rng, fact, numbers, {}, before, draft)
         before = "\n"
 
 
-def _ask_by_name(rng: random.Random, fact: _Fact, numbers: list[int], names: dict[int, str], before: str, draft: _Draft):
+def _in_words(rng: random.Random, fact: Fact, numbers: list[int]) -> tuple[str, str]:
+    """The end of a question, which may choose the names in the answer, and the answer."""
+    if not fact.named or rng.random() < 0.5:
+        return "", f" {fact.value(*numbers)}"
+    names = labels(rng)
+    return " as {} and {}".format(*names), f" {fact.value(*numbers, names=names)}"
+
+
+def _ask_by_name(rng: random.Random, fact: Fact, numbers: list[int], names: dict[int, str], before: str, draft: _Draft):
     """Asks for a fact by the names of its numbers: the given ones, and for the others labels of lines put before."""
-    noise, *labels = rng.sample(CUES, 1 + len(numbers))
-    named = [names.get(place, label) for place, label in enumerate(labels)]
-    lines = [f"{label}: {numbers[place]}\n" for place, label in enumerate(labels) if place not in names]
-    if rng.random() < 0.4:
-        lines.insert(rng.randint(0, len(lines)), f"{noise}: {rng.randint(0, 9)}\n")
-    question = rng.choice(fact.forms).format(*named) + (f"\n{rng.choice(VALUE)}" if rng.random() < 0.7 else "")
-    draft.ask(f"{before}{''.join(lines)}{question}:", f" {fact.value(*numbers)}")
+    noise, *others = rng.sample(CUES, 1 + len(numbers))
+    named = [names.get(place, label) for place, label in enumerate(others)]
+    values = [f"{label}: {numbers[place]}\n" for place, label in enumerate(others) if place not in names]
+    if values and rng.random() < 0.4:  # two values on a line, one of them of no use
+        value, other = values[-1][:-1].replace(": ", " "), number(rng, rng.randint(1, min(draft.length, 12)), draft.repeats)
+        values[-1] = f"{noise}: {value}, {labels(rng)[1]} {other}\n"
+    elif rng.random() < 0.4:
+        values.insert(rng.randint(0, len(values)), f"{noise}: {rng.randint(0, 9)}\n")
+    asked, value = _in_words(rng, fact, numbers)
+    question = rng.choice(fact.forms).format(*named) + asked
+    if asked or rng.random() < 0.7:
+        question += f"\n{rng.choice(VALUE)}"
+    draft.ask(f"{before}{''.join(values)}{question}:", value)
 
 
-def _facts_for(items: list[str]) -> tuple[_Fact, ...]:
-    """The facts that can be asked of a list's items."""
-    if set(items) <= {"0", "1"}:
-        return XOR, XOR, XOR, MAX
-    return (SUM, SAME, MAX, MIN, MOVE) if all(len(item) == 1 for item in items) else (MAX, MOVE)
-
-
-def _ask_of_ends(rng: random.Random, items: list[str], before: str, draft: _Draft):
+def _ask_of_ends(rng: random.Random, some: list[str], before: str, draft: _Draft):
     """Asks for the first or last item of a list, or for a fact of it and another number."""
     cues, item = rng.choice(((FIRST, 0), (FIRST, 0), (LAST, -1)))
     cue = rng.choice(cues)
     if rng.random() < 0.5:
-        draft.ask(f"{before}{_noise(rng)}{cue}:", f" {items[item]}")
+        draft.ask(f"{before}{_noise(rng)}{cue}:", f" {some[item]}")
     else:
-        fact, place = rng.choice(_facts_for(items)), rng.randint(0, 1)
+        fact, place = rng.choice(facts_for(some)), rng.randint(0, 1)
         numbers = fact.draw(rng)
-        numbers[place] = int(items[item])
+        numbers[place] = int(some[item])
         _ask_by_name(rng, fact, numbers, {place: cue}, before, draft)
 
 
@@ -274,7 +259,16 @@ def _ask_of_firsts(rng: random.Random, firsts: list[int], before: str, draft: _D
         _ask_by_name(rng, SUM_WITH_CARRY, digits, dict.fromkeys(range(len(firsts)), cue), before, draft)
 
 
-SKILLS = ((_rewrite, 36), (_ends, 16), (_facts, 22), (_numbers, 18), (_prepend, 8))
+SKILLS = (
+    (_rewrite, 27),
+    (_ends, 10),
+    (_facts, 14),
+    (_numbers, 16),
+    (_prepend, 6),
+    (_fields, 10),
+    (_fill, 10),
+    (_expressions, 7),
+)
 
 
 class Corpus:
@@ -285,8 +279,8 @@ class Corpus:
         examples: how many there are.
         curriculum: points (index, items), in the order of their index: the longest list at that example. Between points it
             grows linearly.
-        repeats: share of the lists and numbers in which most items repeat the one before. Where a list has a long run of
-            one item, only the place tells what to copy next.
+        repeats: share of the lists and numbers in which stretches of items stand more than once. There only the place tells
+            what to copy next.
     """
 
     def __init__(self, seed: int, examples: int, curriculum: tuple[tuple[int, int], ...], repeats: float = 0.0):
@@ -297,21 +291,27 @@ class Corpus:
 
     def longest(self, index: int) -> int:
         """The longest list at this example."""
-        (start, items), *points = self.curriculum
+        (start, most), *points = self.curriculum
         for end, goal in points:
             if index < end:
-                return round(items + (goal - items) * max(0, index - start) / (end - start))
-            start, items = end, goal
-        return items
+                return round(most + (goal - most) * max(0, index - start) / (end - start))
+            start, most = end, goal
+        return most
 
     def __getitem__(self, index: int) -> dict:
         """Example `index`: alternating texts, each output to be predicted after its input."""
         if not 0 <= index < self.examples:
             raise IndexError(index)
         rng = random.Random(f"{self.seed}/{index}")
-        longest = self.longest(index)
-        # Half of the lists are near the longest there is by now: that is where there is most to learn.
-        length = rng.randint(max(1, longest - 6), longest) if rng.random() < 0.4 else rng.randint(1, longest)
-        draft = _Draft([], [], self.repeats)
+        length = _length(rng, self.longest(index))
+        draft = _Draft([], [], self.repeats, length)
         rng.choices([skill for skill, _ in SKILLS], [share for _, share in SKILLS])[0](rng, length, draft)
         return {"inputs": draft.inputs, "outputs": draft.outputs, "length": length}
+
+
+def _length(rng: random.Random, longest: int) -> int:
+    """Of a list: often near the longest there is by now, where there is most to learn, and long more often than short."""
+    kind = rng.random()
+    if kind < 0.35:
+        return rng.randint(max(1, longest - 6), longest)
+    return max(rng.randint(1, longest) for _ in range(2 if kind < 0.65 else 1))

@@ -1,6 +1,6 @@
 """The input pipeline: an endless, resumable stream of packed batches out of any random-access source of examples.
 
-    source -> shuffle -> this process's share -> encode -> pack -> batch -> prefetch in a thread
+    source -> shuffle -> mix with replay -> this process's share -> encode -> pack -> batch -> prefetch in a thread
 
 An example is {"inputs": list of str, "outputs": list of str}: `inputs[i]` is the text before the generated
 `outputs[i]`. A source is anything with `__len__` and `__getitem__`: a split of a prepared data set, or a plain list.
@@ -10,14 +10,18 @@ iterator is a few numbers, and a restored one goes on bit for bit.
 Shape suffixes: B rows of this process, T tokens of a row.
 """
 
+import statistics
+
 import grain
 
 from retune_jax.data.encode import encode
+from retune_jax.data.mixture import Mixture, Replay
 from retune_jax.data.packing import pack, packable
 from retune_jax.errors import UserError
 
 # Batches made ahead, so that the host works while the device does.
 PREFETCHED = 2
+SAMPLED = 1000  # examples from which the tokens of a step's examples are estimated
 
 
 def train_batches(
@@ -32,6 +36,7 @@ def train_batches(
     process_index: int,
     process_count: int,
     shuffle: bool = True,
+    replay: Replay | None = None,
 ) -> grain.DatasetIterator:
     """Makes the stream of training batches of one process.
 
@@ -45,6 +50,8 @@ def train_batches(
         seed: of the order; each epoch has its own.
         process_index, process_count: which share to read: every process_count-th example of the common order.
         shuffle: False keeps the source's order (for a source whose order is a curriculum).
+        replay: what to mix in, unshuffled. It begins at the example that is about the first of its step: how many
+            examples fill a step is estimated from the first ones.
 
     Returns:
         Iterator of dictionaries of numpy arrays: tokens_BT, targets_BT, segment_ids_BT (1, 2, … within a row, 0 for
@@ -60,7 +67,13 @@ def train_batches(
     examples = grain.MapDataset.source(source).seed(seed)
     if shuffle:
         examples = examples.shuffle()
-    examples = examples.repeat()[process_index::process_count]
+    examples = examples.repeat()
+    if replay:
+        first = [encode(tokenizer, examples[i], weigh) for i in range(SAMPLED if replay.after else 1)]
+        tokens = statistics.fmean(len(encoded["tokens_T"]) for encoded in first)
+        after = round(replay.after * rows * sequence_length / tokens)
+        examples = grain.MapDataset.source(Mixture(examples, replay.source, replay.share, after))
+    examples = examples[process_index::process_count]
     encoder = Encoder(tokenizer, min(context_length, sequence_length), weigh)
     # One thread does it all, at the end of the chain: the work holds the interpreter's lock.
     contexts = examples.map(encoder).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))

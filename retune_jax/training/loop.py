@@ -19,7 +19,7 @@ from retune_jax import disk
 from retune_jax.checkpoints import runs, weights
 from retune_jax.data import builder, pipeline
 from retune_jax.data.corpus import Corpus
-from retune_jax.data.mixture import Mixture
+from retune_jax.data.mixture import Replay
 from retune_jax.evaluation import sizes
 from retune_jax.evaluation.run import evaluate, evaluated
 from retune_jax.models import sharding
@@ -67,6 +67,7 @@ def _train(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, base: wei
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         shuffle=config.task != recipes.PRETRAINING,  # the corpus comes in the order in which it is to be learned
+        replay=replay(config),
     )
     place = functools.partial(jax.make_array_from_process_local_data, NamedSharding(mesh, sharding.BATCH))
 
@@ -163,8 +164,12 @@ def source(config: ConfigDict):
         data_dir=config.data.dir,
         progress=jax.process_index() == 0,
     )
-    examples = data.source("train")
-    if not config.data.replay:
-        return examples
-    corpus = Corpus(config.seed, len(examples), ((0, config.data.replay_items),))
-    return Mixture(examples, corpus, config.data.replay)
+    return data.source("train")
+
+
+def replay(config: ConfigDict) -> Replay | None:
+    """What the configuration mixes into a task's examples, if anything."""
+    if config.task == recipes.PRETRAINING or not config.data.replay:
+        return None
+    corpus = Corpus(config.seed, 10_000_000, ((0, config.data.replay_items),), config.data.repeats)
+    return Replay(corpus, config.data.replay, config.data.replay_after)
