@@ -37,7 +37,15 @@ setup(
         "tqdm>=4.70.1",
     ],
     extras_require={
-        "test": ["hypothesis>=6.170.15", "pytest>=9.2.0", "ruff>=0.17.6"],
+        "test": [
+            "hypothesis>=6.170.15",
+            "peft>=0.21.2",
+            "pytest>=9.2.0",
+            "ruff>=0.17.6",
+            "safetensors>=0.8.0",
+            "torch>=2.13.0",
+            "transformers>=5.24.0",
+        ],
         "bench": [],
     },
 )

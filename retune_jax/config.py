@@ -87,7 +87,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
         {
             "task": task,
             "method": method,
-            "model": model,  # a preset of models/presets.py
+            "model": model,  # a preset of models/presets.py, or "custom": whatever shape the base has
             "base": "tiny",  # the weights to tune: "tiny" ships, a folder made by convert, or "random"
             "seed": 0,
             "lora": {
