@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from retune_jax import cli, tasks
+from retune_jax import cli, disk, tasks
 from retune_jax import config as recipes
 from retune_jax.errors import UserError
 from retune_jax.evaluation.accuracy import wilson
@@ -78,7 +78,7 @@ def main(arguments: list[str]):
     name, *extra = arguments
     if wrong := next((text for text in extra if not text.startswith("--")), None):
         raise UserError(f"unexpected argument {wrong!r}: behind -- come flags for every run")
-    perform(STUDIES[name], RECIPE.value, Path(WORKDIR.value).expanduser(), extra)
+    perform(STUDIES[name], RECIPE.value, disk.folder(WORKDIR.value, "--workdir"), extra)
 
 
 def perform(study: Study, recipe: str, workdir: Path, extra: list[str]):
@@ -99,9 +99,12 @@ def perform(study: Study, recipe: str, workdir: Path, extra: list[str]):
                 sys.exit(code)
         rows.append(row(run, json.loads((folder / EVAL).read_text())))
     text = table(study, rows)
-    (workdir / MARKDOWN).write_text(f"{study.question}\n\n{text}\n")
-    draw(study, rows, workdir / FIGURE)
-    (workdir / JSON).write_text(json.dumps({"question": study.question, "axis": study.axis, "rows": rows}, indent=1) + "\n")
+    with disk.replacing(workdir / MARKDOWN) as fresh:
+        fresh.write_text(f"{study.question}\n\n{text}\n")
+    with disk.replacing(workdir / FIGURE) as fresh:
+        draw(study, rows, fresh)
+    with disk.replacing(workdir / JSON) as fresh:
+        fresh.write_text(json.dumps({"question": study.question, "axis": study.axis, "rows": rows}, indent=1) + "\n")
     print(text)
 
 

@@ -18,6 +18,7 @@ import pathlib
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
+from retune_jax import disk
 from retune_jax.errors import UserError
 
 NEWLINE = "\n"
@@ -81,7 +82,7 @@ def train(texts, output: pathlib.Path, vocab_size: int) -> None:
     Digits stand alone, unknown characters fall back to bytes, nothing is normalised, and a newline, brackets and a comma
     with its space are pieces of their own, so that a list costs two tokens an item.
     """
-    with open(output, "wb") as file:
+    with disk.replacing(output) as fresh, fresh.open("wb") as file:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
             model_writer=file,

@@ -150,7 +150,7 @@ def test_interrupted_preparation_is_done_again_and_leaves_nothing(end, writer, p
 
     data = builder.prepare("parity", "retune", data_dir=tmp_path, **SMALL)
     assert records(data.path) == records(parity.path)
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "1.0.0"]
+    assert sorted(path.name for path in folder.iterdir()) == ["1.0.0"]
 
 
 def test_processes_that_need_the_same_data_write_it_once_without_tensorflow(writer, parity, tmp_path):

@@ -19,6 +19,7 @@ The folder's name says what is in it, so another seed or scale is another data s
 import contextlib
 import dataclasses
 import io
+import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -80,6 +81,11 @@ class Retune(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         examples = generate(self.builder_config, split)
         title = f"{self.builder_config.name} {split}"
+        examples = iter(examples)
+        first = next(examples, None)
+        if first is None:
+            raise UserError(f"config.data.scale: {self.builder_config.scale} is so small that no example is left")
+        examples = itertools.chain([first], examples)
         yield from enumerate(bar(examples, desc=title, unit=" contexts", disable=not self.progress, leave=False))
 
 
@@ -116,17 +122,20 @@ def generate(config: Config, split: str) -> Iterator[dict]:
 
 
 class Contexts:
-    """A split on disk: random access to examples."""
+    """A split on disk: random access to examples. A `UserError` names a file that is damaged."""
 
-    def __init__(self, records):
-        self._records = records
+    def __init__(self, folder: Path, records):
+        self._folder, self._records = folder, records
+        with _readable(folder):
+            self._length = len(records)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._length
 
     def __getitem__(self, index: int) -> dict:
-        # The features are plain lists: reading the message directly is three times as fast as tfds's decoding.
-        feature = tf_example_pb2.Example.FromString(self._records[index]).features.feature
+        with _readable(self._folder):
+            # The features are plain lists: reading the message directly is three times as fast as tfds's decoding.
+            feature = tf_example_pb2.Example.FromString(self._records[index]).features.feature
         return {
             "inputs": [text.decode() for text in feature["inputs"].bytes_list.value],
             "outputs": [text.decode() for text in feature["outputs"].bytes_list.value],
@@ -152,7 +161,8 @@ class Prepared:
         if split not in self.sizes:
             raise UserError(f"{self.path} has no split {split!r}; it has {', '.join(self.sizes)}")
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        return Contexts(self._builder.as_data_source(split, deserialize_method=raw))
+        with _readable(self.path):
+            return Contexts(self.path, self._builder.as_data_source(split, deserialize_method=raw))
 
 
 def prepare(
@@ -199,13 +209,17 @@ def prepare(
         resample=resample,
         wording=wording,
     )
+    folder = root / Retune.name / name / str(Retune.VERSION)
     try:
-        with _quiet():
+        with _quiet(), _readable(folder):
             builder = Retune(config, root)
-            if not Path(builder.data_dir).exists():
+            if not folder.exists():
                 _write(builder, progress)
                 builder = Retune(config, root)
-            return Prepared(builder)
+            prepared = Prepared(builder)
+            if missing := [split for split in ("train", *HELD_OUT) if not prepared.sizes.get(split)]:
+                raise ValueError(f"it has no split {missing[0]}")
+            return prepared
     except OSError as error:
         raise UserError(f"data set {name} in {root}: {error.strerror or error}") from error
 
@@ -222,6 +236,18 @@ def _write(builder: Retune, progress: bool):
         builder.progress = progress
         with tempfile.TemporaryDirectory() as nothing:  # tfds wants a folder for downloads
             builder.download_and_prepare(download_dir=nothing)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path):
+    """Turns what the libraries below raise at a file that is damaged, cut short or gone into a `UserError`."""
+    try:
+        yield
+    except (UserError, OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"data set {folder} is damaged ({reason}): delete this folder, and it is written anew") from error
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from retune_jax import cli
+from retune_jax import cli, disk
 from retune_jax.errors import UserError
 
 COLOURS = {"retune": "#1b6ca8", "scratchpad": "#d1802b", "baseline": "#7a7a7a"}
@@ -47,7 +47,8 @@ def main(arguments: list[str]):
     if len({report["task"] for report in reports}) > 1:
         raise UserError("--workdirs: the runs are of different tasks")
     try:
-        draw(reports, Path(OUTPUT.value).expanduser())
+        with disk.replacing(disk.folder(OUTPUT.value, "--output")) as fresh:
+            draw(reports, fresh)
     except OSError as error:
         raise UserError(f"--output: {OUTPUT.value} cannot be written: {error.strerror}") from error
 

@@ -33,7 +33,7 @@ RULES = (
 
 def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
     """The mesh of all devices; one size may be -1, "what is left". A `UserError` names sizes that do not fit."""
-    sizes, devices = [data, fsdp, tensor], jax.device_count()
+    sizes, devices = [data, fsdp, tensor], count_devices()
     shown = f"mesh (data={data}, fsdp={fsdp}, tensor={tensor})"
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"{shown}: sizes are positive, and at most one is -1")
@@ -46,13 +46,23 @@ def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def count_devices() -> int:
+    """How many devices JAX sees, of all processes; a `UserError` where it can use none."""
+    try:
+        return jax.device_count()
+    except (RuntimeError, AssertionError) as error:  # what JAX raises where the platform asked for is not there
+        asked = jax.config.jax_platforms or "auto"
+        reason = " ".join(str(error).split())[:300] or "no such device"
+        raise UserError(f"JAX_PLATFORMS={asked}: JAX finds no device to run on: {reason}") from error
+
+
 def fitting_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
     """The mesh asked for, or where its sizes do not fit the devices here, one like it that does.
 
     `tensor` and then `fsdp` become the largest size that divides both them and what there is; `data` takes the rest. What was
     laid out one way can be read the other, so a run made on 8 devices is evaluated on 1 or on 4.
     """
-    devices = jax.device_count()
+    devices = count_devices()
     try:
         return make_mesh(data, fsdp, tensor)
     except UserError:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from retune_jax.tasks._variants import Wording
-from retune_jax.tasks.task import Answer, Call, ProblemError, Task, listed, thinning
+from retune_jax.tasks.task import MOST_DIGITS, Answer, Call, ProblemError, Task, listed, thinning
 
 TOP = "Compute the maximum sum of nonadjacent subsequences of "
 SUMS = "Create dp array "
@@ -43,6 +43,8 @@ BASELINE_QUESTION = (
     "unchosen ones. If multiple solutions exist, select the lexicographically smallest. Input = {}."
 )
 QUESTIONS = {"retune": TOP + "{}", "scratchpad": SCRATCHPAD_QUESTION, "baseline": BASELINE_QUESTION}
+
+MOST_DIGITS_OF_SUMS = 2 * MOST_DIGITS
 
 LARGEST = 5
 VALUES = range(-LARGEST, LARGEST + 1)
@@ -124,7 +126,7 @@ class DynamicProgramming(Task):
         found = INDICES_FORM.fullmatch(text)
         if not found:
             raise ProblemError("chosen indices need: sum array [3, 2], item array [3, 2], can use item True")
-        sums, items = listed(found[1]), listed(found[2])
+        sums, items = listed(found[1], MOST_DIGITS_OF_SUMS), listed(found[2])
         if len(sums) != len(items):
             raise ProblemError(f"chosen indices need as many sums as items, not {len(sums)} and {len(items)}")
         return Indices(sums, items, found[3] == "True")
@@ -144,13 +146,13 @@ class DynamicProgramming(Task):
         match problem:
             case Choose(items):
                 sums = yield Call(self.prompt(Sums(items)))
-                indices = yield Call(self.prompt(Indices(listed(sums), items, True)))
+                indices = yield Call(self.prompt(Indices(listed(sums, MOST_DIGITS_OF_SUMS), items, True)))
                 return Answer(indices)
             case Sums((item,)):
                 return Answer([max(item, 0)], "Return [0] if negative else element.")
             case Sums(items):
                 rest = yield Call(self.prompt(Sums(items[1:])), "Call with array minus first element.")
-                rest = listed(rest)
+                rest = listed(rest, MOST_DIGITS_OF_SUMS)
                 best = max(rest[0], items[0] + sum(rest[1:2]))
                 return Answer([best, *rest], "Append max(return[0], array[0] + return[1]) to return.")
             case Indices(sums, items, free):

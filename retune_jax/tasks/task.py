@@ -83,7 +83,9 @@ METHODS = tuple(OPENINGS)
 # Re-Tuning without one of its parts, each with the method whose problems it is trained on: the whole recursion written into one
 # growing context; and the subproblem solved in its own, but nothing of its value told to the caller.
 ABLATIONS = {"no_isolation": "scratchpad", "no_carry": "retune"}
-LIST = re.compile(r"\[\s*(-?[0-9]{1,18}(?:\s*,\s*-?[0-9]{1,18})*)\s*\]")
+LIST = re.compile(r"\[\s*(-?[0-9]+(?:\s*,\s*-?[0-9]+)*)\s*\]")
+MOST_DIGITS = 18  # of an item of a list that a person writes; what a solver makes of it may be longer
+MOST_SUSPENDED, MOST_CALLS = 5_000, 1_000_000  # of one problem; a solver that goes beyond does not shrink its problem
 
 
 class ProblemError(UserError):
@@ -297,11 +299,14 @@ def solved(
 
     With `known` (values by prompt, added to here) nothing is solved twice, not even from one run to the next: a known
     callee is a leaf that holds its value, and is not yielded.
+
+    Raises:
+        UserError: the solver calls itself with a prompt that is waiting for an answer already, or does not come to an end.
     """
     if known is not None and task.prompt(problem) in known:
         return
     # Suspended solvers are kept on a list, as recursion in Python would end at a few hundred calls.
-    suspended = []
+    suspended, waiting, made = [], set(), 0
     prompt, solver, segments, value = task.prompt(problem), task.solve(problem), [], None
     while True:
         try:
@@ -316,12 +321,20 @@ def solved(
             if not suspended:
                 return
             problem, prompt, solver, segments, call = suspended.pop()
+            waiting.discard(prompt)
             segments.append(Segment(call.text, context))
             continue
         if known is not None and call.prompt in known:
             value = known[call.prompt]
             segments.append(Segment(call.text, Context(call.prompt, (Segment(f" {value}"),))))
         else:
+            made += 1
+            waiting.add(prompt)
+            if call.prompt in waiting:
+                raise UserError(f"{task.name}: the solver calls itself in a circle, at {shown(call.prompt)}")
+            if len(suspended) == MOST_SUSPENDED or made == MOST_CALLS:
+                many = f"{len(suspended)} callers wait" if made < MOST_CALLS else f"it has made {made} calls"
+                raise UserError(f"{task.name}: the solver does not come to an end: {many}, now for {shown(call.prompt)}")
             suspended.append((problem, prompt, solver, segments, call))
             owner, problem = task.reading(call.prompt)
             prompt, solver, segments, value = call.prompt, owner.solve(problem), [], None
@@ -339,13 +352,16 @@ def calls(method: str) -> bool:
     return ABLATIONS.get(checked(method), method) == "retune"
 
 
-def listed(text: str) -> tuple[int, ...]:
-    """Read a list of whole numbers, as Python writes it. Raises ProblemError."""
+def listed(text: str, digits: int = MOST_DIGITS) -> tuple[int, ...]:
+    """Read a list of whole numbers, as Python writes it, each of so many digits at most. Raises ProblemError."""
     found = LIST.fullmatch(text.strip())
     if not found:
         what = "the list is empty" if "".join(text.split()) in ("", "[]") else f"{shown(text)} is not a list"
         raise ProblemError(f"{what}; a list of whole numbers is written like [1, 0, 1]")
-    return tuple(map(int, found[1].split(",")))
+    items = found[1].split(",")
+    if (longest := max(len(item.strip().lstrip("-")) for item in items)) > digits:
+        raise ProblemError(f"{shown(text)} is not a list to work with: an item has {longest} digits, and {digits} are the most")
+    return tuple(map(int, items))
 
 
 def shown(text: str) -> str:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from retune_jax import disk
+
 SECONDS_A_LINE = 15  # where stderr is not a terminal
 
 
@@ -99,9 +101,8 @@ def _forget(path: Path, start: int):
     kept = [line for line in lines if _step(line) <= start]
     if kept == lines:
         return
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text("".join(kept))
-    fresh.replace(path)
+    with disk.replacing(path) as fresh:
+        fresh.write_text("".join(kept))
 
 
 def _step(line: str) -> float:

@@ -46,15 +46,16 @@ def train(config: ConfigDict, workdir: Path):
     runs.check_base(workdir, base)
     if config.task != recipes.PRETRAINING:
         sizes.for_evaluation(config, base.tokenizer)
+    before = recipes.read_run(workdir) if runs.started(workdir) else config
     disk.claim(workdir)
     with runs.hold(workdir):
         runs.check(workdir, config)  # again: another run may have come and gone
         runs.claim(workdir, config)
         runs.keep_origin(workdir, base)
-        _train(config, workdir, mesh, base)
+        _train(config, before, workdir, mesh, base)
 
 
-def _train(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, base: weights.Base):
+def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, base: weights.Base):
     # --- Data ---
     batches = pipeline.train_batches(
         source(config),
@@ -97,6 +98,10 @@ def _train(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, base: wei
         batches.set_state(restored.pop("data"))
         state = restored
         print(f"retune_jax: {workdir} goes on after step {start} of {config.train.steps}", file=sys.stderr)
+        if start < config.train.steps and (rates := optimizer.jump(before.train, config.train, start)):
+            shown = f"train.steps was {before.train.steps} and is {config.train.steps} now"
+            rates = f"the learning rate goes on at {rates[1]:.2g}, where it was {rates[0]:.2g}"
+            print(f"retune_jax: {shown}: {rates} (schedule={config.train.schedule})", file=sys.stderr)
 
     stale = start < config.train.steps or not (config.task == recipes.PRETRAINING or evaluated(workdir, config))
     if stale and jax.process_index() == 0:

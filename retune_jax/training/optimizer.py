@@ -23,6 +23,12 @@ def schedule(train) -> optax.Schedule:
     return optax.join_schedules([rising, after], [train.warmup])
 
 
+def jump(before, now, step: int) -> tuple[float, float] | None:
+    """The learning rates of a step as one `config.train` and another have it; None where they hardly differ."""
+    old, new = (float(schedule(train)(step)) for train in (before, now))
+    return None if abs(new - old) <= 0.01 * max(old, new) else (old, new)
+
+
 def make_optimizer(train) -> optax.GradientTransformation:
     """Clipping by global norm, then `train.optimizer` with decoupled weight decay, as `config.train` asks.
 
