@@ -7,7 +7,6 @@ expect (`interrupts`).
 """
 
 import contextlib
-import errno
 import os
 import re
 import sys
@@ -18,15 +17,14 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from retune_jax import compiled
+from retune_jax import compiled, disk
 from retune_jax.errors import UserError
-
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 
 
 def run(main: Callable[[list[str]], None]):
     """Parses the flags, calls `main(arguments)` with what is left of the command line, and exits."""
     logging.set_verbosity(logging.WARNING)  # the libraries tell a user nothing below that
+    _quiet_threads()
     compiled.keep()
     if os.environ.pop("JAX_ENABLE_X64", "0").lower() not in ("0", "false", "no", "off", ""):
         print("retune_jax: JAX_ENABLE_X64 is left aside: everything here is in 32 bits or fewer", file=sys.stderr)
@@ -42,25 +40,27 @@ def run(main: Callable[[list[str]], None]):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        if reason := _of_the_disk(error):
-            sys.exit(f"retune_jax: {reason}")
-        raise
+        reason = str(error) if isinstance(error, disk.DiskError) else disk.trouble(error)
+        if reason is None:
+            raise
+        print(f"retune_jax: {reason}", file=sys.stderr, flush=True)
+        os._exit(1)  # at once: the threads that could not write would say so, each with a traceback
 
 
 def _done(_):
     sys.stdout.flush()  # here, so that a pipe that nobody reads is noticed
 
 
-def _of_the_disk(error: BaseException | None) -> str | None:
-    """What a full or broken disk has to do with an error; None where nothing."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in DISK:
-            return f"{error.filename or 'a file'} cannot be written: {error.strerror}"
-        for number in DISK[:-1]:  # libraries wrap it into errors of their own
-            if os.strerror(number) in str(error):
-                return f"a file cannot be written: {os.strerror(number)}"
-        error = error.__cause__ or error.__context__
-    return None
+def _quiet_threads():
+    """Keeps the threads of libraries from printing what the main thread is told as well, and says in one line."""
+    logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+    show = sys.excepthook
+
+    def excepthook(kind, error, trace):
+        if "Event loop is closed" not in str(error) and disk.trouble(error) is None:
+            show(kind, error, trace)
+
+    sys.excepthook = excepthook
 
 
 def no_arguments(arguments: list[str]):

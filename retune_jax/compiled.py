@@ -6,6 +6,7 @@ puts it elsewhere, `JAX_ENABLE_COMPILATION_CACHE=0` switches it off.
 """
 
 import os
+import warnings
 from pathlib import Path
 
 FOLDER = Path("~/.cache/retune_jax/compiled")
@@ -22,3 +23,5 @@ def keep():
     # JAX keeps only what took a second. A start consists of many small programs.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    # An entry that a kill cut short, or that a full disk has no room for, is compiled anew.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")

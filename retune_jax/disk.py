@@ -5,6 +5,7 @@ A lock is the operating system's (`locked`): it goes when the process that holds
 """
 
 import contextlib
+import errno
 import os
 import re
 import tempfile
@@ -17,6 +18,25 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+
+TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+
+
+class DiskError(Exception):
+    """The disk is full or broken: one clear line, and nothing that the user typed."""
+
+
+def trouble(error: BaseException | None) -> str | None:
+    """What a full or broken disk has to do with an error, in a few words; None where nothing."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in TROUBLE:
+            return f"{error.filename or 'a file'} cannot be written: {error.strerror}"
+        for number in TROUBLE:  # libraries wrap it into errors of their own
+            if os.strerror(number) in str(error):
+                return f"a file cannot be written: {os.strerror(number)}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def folder(text: str | None, name: str) -> Path:

@@ -52,8 +52,7 @@ def check(workdir: Path, config: ConfigDict):
     if difference := recipes.first_difference(read_config(workdir), config, free):
         key, old, new = difference
         raise UserError(f"{workdir} holds a run with {key}={old}, not {new}: give this one a --workdir of its own")
-    done = max((int(path.name) for path in (workdir / CHECKPOINTS).glob("*") if path.name.isdecimal()), default=0)
-    if done > config.train.steps:
+    if (done := last_step(workdir)) > config.train.steps:
         raise UserError(
             f"config.train.steps: {workdir} has {done} steps already, more than {config.train.steps}: "
             "give a shorter run a --workdir of its own"
@@ -64,6 +63,11 @@ def started(workdir: Path) -> bool:
     """Whether a run has got so far that its folder belongs to it: to a checkpoint or a line of metrics."""
     checkpoints, metrics = workdir / CHECKPOINTS, workdir / METRICS
     return (checkpoints.is_dir() and any(checkpoints.iterdir())) or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
+def last_step(workdir: Path) -> int:
+    """The step of the newest checkpoint in the folder, whole or damaged; 0 where there is none."""
+    return max((int(path.name) for path in (workdir / CHECKPOINTS).glob("*") if path.name.isdecimal()), default=0)
 
 
 def check_base(workdir: Path, base: weights.Base):

@@ -35,6 +35,7 @@ def train(config: ConfigDict, workdir: Path):
         UserError: a mistake in the configuration or the folder; nothing was written then.
         SystemExit: with 130 or 143 after Ctrl-C or SIGTERM, when a checkpoint was saved; with one line where the loss
             is no longer a finite number.
+        DiskError: the disk is full or broken.
     """
     # --- Everything that the user may have got wrong comes before the first byte is written. ---
     recipes.validate(config)
@@ -52,7 +53,14 @@ def train(config: ConfigDict, workdir: Path):
         runs.check(workdir, config)  # again: another run may have come and gone
         runs.claim(workdir, config)
         runs.keep_origin(workdir, base)
-        _train(config, before, workdir, mesh, base)
+        try:
+            _train(config, before, workdir, mesh, base)
+        except Exception as error:
+            if (trouble := disk.trouble(error)) is None:
+                raise
+            saved = runs.last_step(workdir)
+            last = f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint yet"
+            raise disk.DiskError(f"{trouble}; {last}") from error
 
 
 def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, base: weights.Base):
