@@ -87,13 +87,14 @@ def perform(study: Study, recipe: str, workdir: Path, extra: list[str]):
     Raises:
         SystemExit: with a run's own exit code when it does not end well; its message stands on stderr.
     """
+    recipes_of = [f"{recipe}{',' if ':' in recipe else ':'}{run.arguments}" for run in study.runs]
+    settings_of = [(*run.overrides, *extra) for run in study.runs]
+    wanted_of = [*map(cli.configuration, recipes_of, settings_of)]  # a mistake in any of them is found here
     rows = []
-    for number, run in enumerate(study.runs, start=1):
+    for number, (run, given, settings, wanted) in enumerate(zip(study.runs, recipes_of, settings_of, wanted_of), start=1):
         folder = workdir / run.folder
         print(f"retune_jax: run {number} of {len(study.runs)}: {run.series}, {study.axis} {run.x}", file=sys.stderr)
-        given = f"{recipe}{',' if ':' in recipe else ':'}{run.arguments}"
-        settings = (*run.overrides, *extra)
-        if not counts(folder, cli.configuration(given, settings)):
+        if not counts(folder, wanted):
             flags_of_run = (f"--config={given}", f"--workdir={folder}", *settings)
             if code := call([sys.executable, "-m", "retune_jax.train", *flags_of_run]):
                 sys.exit(code)
