@@ -1,6 +1,7 @@
 """What lies on disk, whole or not at all: folders that a user names, files written in one go, and locks.
 
-A file is written beside its place and renamed (`replacing`), so that a kill, a full disk or a mistake leaves the one before.
+A file or a folder is written beside its place and renamed (`replacing`, `fresh_folder`), so that a kill, a full disk or a
+mistake leaves the one before.
 A lock is the operating system's (`locked`): it goes when the process that holds it does, however that ends.
 """
 
@@ -8,6 +9,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +72,39 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def fresh_folder(folder: Path, size: int = 0) -> Iterator[Path]:
+    """A folder to write into, beside `folder`, which it becomes at the end; after any exception nothing of it is left.
+
+    Args:
+        folder: must not exist.
+        size: bytes that will be written at least; refused where the disk has no room for them.
+
+    Raises:
+        UserError: the folder exists, cannot be made, or the disk is full.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists already")
+    beside = folder.with_name(folder.name + ".new")
+    nearest = next(path for path in folder.absolute().parents if path.exists())
+    made = [path for path in folder.absolute().parents if not path.exists()]
+    try:
+        shutil.rmtree(beside, ignore_errors=True)  # left by a power cut
+        beside.mkdir(parents=True)
+        if size > (free := shutil.disk_usage(nearest).free):
+            raise UserError(f"{folder}: takes {size / 2**30:.1f} GiB, and the disk has {free / 2**30:.1f} GiB free")
+        yield beside
+        beside.replace(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        if not folder.exists():
+            with contextlib.suppress(OSError):  # not made, or not empty
+                for path in made:
+                    path.rmdir()
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ class Tokenizer:
         path: the file that it was loaded from.
         vocab_size: the number of pieces.
         bos, eos: the ids that open a context and end a segment; `pad` fills batches and is never attended to.
+        processor: SentencePiece's own object.
         pieces: for each id the bytes that it stands for; empty for control pieces.
     """
 
@@ -41,20 +42,20 @@ class Tokenizer:
         try:
             proto.ParseFromString(self.path.read_bytes())
             proto.normalizer_spec.add_dummy_prefix = False
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+            self.processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
         except OSError as error:
             raise UserError(f"tokenizer {self.path}: {error.strerror or error}") from error
         except Exception as error:  # protobuf and SentencePiece raise types of their own
             raise UserError(f"tokenizer {self.path}: not a SentencePiece model") from error
-        self.vocab_size = self._processor.vocab_size()
-        self.bos, self.eos = self._processor.bos_id(), self._processor.eos_id()
+        self.vocab_size = self.processor.vocab_size()
+        self.bos, self.eos = self.processor.bos_id(), self.processor.eos_id()
         if self.bos < 0 or self.eos < 0:
             raise UserError(f"tokenizer {self.path}: has no beginning-of-text or end-of-text piece")
         self.pad = self.eos
         self.pieces = [self._bytes_of(i) for i in range(self.vocab_size)]
 
     def _bytes_of(self, token: int) -> bytes:
-        p = self._processor
+        p = self.processor
         if p.is_control(token) or p.is_unknown(token):
             return b""
         if p.is_byte(token):
@@ -63,7 +64,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text: nothing is added in front or behind."""
-        return self._processor.encode(text)
+        return self.processor.encode(text)
 
     def decode(self, tokens) -> str:
         """The text of ids, whatever they are: control pieces say nothing, broken UTF-8 shows as U+FFFD."""

@@ -198,3 +198,22 @@ def config_of(shape: LlamaConfig, *, bos: int, eos: int) -> dict:
         "eos_token_id": eos,
         "torch_dtype": shape.param_dtype,
     } | ({"sliding_window": shape.sliding_window} if kind == "mistral" else {"attention_bias": False, "mlp_bias": False})
+
+
+def tokenizer_config(tokenizer) -> dict:
+    """The `tokenizer_config.json` beside a `tokenizer.model`: transformers then cuts text as is done here.
+
+    Without `add_prefix_space` it would put a space before every text, as LLaMA's own model file asks for.
+    """
+    processor = tokenizer.processor
+    return {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": processor.id_to_piece(tokenizer.bos),
+        "eos_token": processor.id_to_piece(tokenizer.eos),
+        "unk_token": processor.id_to_piece(processor.unk_id()),
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "add_prefix_space": False,
+        "legacy": False,
+        "clean_up_tokenization_spaces": False,
+    }

@@ -1,4 +1,4 @@
-"""From another program's model to a base folder, one layer's matrix at a time.
+"""From another program's model to a base folder, one layer's matrix at a time; and from PEFT's adapter to a run's folder.
 
 The host holds about three copies of the largest matrix at once (as read, as cast, as turned round), however large the model.
 """
@@ -10,15 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
+from ml_collections import ConfigDict
 
+from retune_jax import config as recipes
+from retune_jax import disk
 from retune_jax import tokenizer as tokenizers
-from retune_jax.checkpoints import folders, hugging_face, meta, safetensors, weights
+from retune_jax.checkpoints import hugging_face, meta, peft, runs, safetensors, weights
 from retune_jax.checkpoints.source import Source, transposed
 from retune_jax.errors import UserError
 from retune_jax.models.llama import Llama, LlamaConfig
+from retune_jax.models.lora import LoraConfig
 from retune_jax.progress import bar
+from retune_jax.training import optimizer
 
 ORIGIN = "origin.json"  # in a base folder: where it came from
 LAYERS = "layers/"
@@ -60,7 +66,7 @@ def import_base(folder: Path, output: Path, *, dtype: str | None, tokenizer: Pat
     expected = parameters(shape)
     check(folder, source, expected)
     size = sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in expected.values())
-    with folders.fresh(output, size) as fresh, bar(total=size, unit="B", unit_scale=True, desc="convert") as shown:
+    with disk.fresh_folder(output, size) as fresh, bar(total=size, unit="B", unit_scale=True, desc="convert") as shown:
 
         def parts(parameter: str) -> Iterator[np.ndarray]:
             for part in read(folder, source, parameter, *expected[parameter]):
@@ -72,6 +78,37 @@ def import_base(folder: Path, output: Path, *, dtype: str | None, tokenizer: Pat
         (fresh / ORIGIN).write_text(json.dumps({"input": str(folder.absolute())}) + "\n")
         safetensors.write(fresh / weights.WEIGHTS, expected, parts)
     return shape
+
+
+def import_adapter(folder: Path, output: Path, config: ConfigDict) -> LoraConfig:
+    """Writes PEFT's adapter in `folder` as a run of 0 steps, which can be evaluated, put to solve, and trained further.
+
+    Args:
+        folder: PEFT's files.
+        output: the run's folder; must not exist.
+        config: the run's configuration, whose base the adapter belongs to; `lora` is set from the adapter.
+
+    Raises:
+        UserError: one line; nothing is left behind then.
+    """
+    if output.exists():
+        raise UserError(f"{output} exists already")
+    recipes.validate(config)
+    config.base = recipes.whole_path(config.base)
+    base = weights.load_base(config.base, config.model)
+    lora, adapter = peft.read(folder, base.shape)
+    fields = {"rank": lora.rank, "alpha": lora.alpha, "dropout": lora.dropout, "targets": ",".join(lora.targets)}
+    config.lora.update(fields)
+    params = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(adapter, sep="/"))
+    with disk.fresh_folder(output) as fresh:
+        recipes.write(config, fresh / runs.CONFIG)
+        runs.keep_origin(fresh, base)
+        checkpoints = runs.Checkpoints(fresh, keep=config.train.keep)
+        adamw = optimizer.make_optimizer(config.train)
+        # No place in the data: training begins at its beginning.
+        checkpoints.save(0, params=params, optimizer=adamw.init(params), data={}, config=config)
+        checkpoints.close()
+    return lora
 
 
 def parameters(shape: LlamaConfig) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
@@ -108,7 +145,7 @@ def check(folder: Path, source: Source, expected: dict):
         if source.tensors[name].shape != shape:
             have = list(source.tensors[name].shape)
             raise UserError(f"{folder}: {name} is of shape {have}, its configuration asks for {list(shape)}")
-        if not jax.numpy.issubdtype(source.tensors[name].dtype, jax.numpy.floating):
+        if not jnp.issubdtype(source.tensors[name].dtype, jnp.floating):
             raise UserError(f"{folder}: {name} is of type {source.tensors[name].dtype}; quantised weights are not read")
 
 

@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from flax import nnx
+from flax import nnx, traverse_util
 from ml_collections import ConfigDict
 
 from retune_jax import config as recipes
@@ -30,7 +31,7 @@ from retune_jax import disk
 from retune_jax.checkpoints import weights
 from retune_jax.errors import UserError
 from retune_jax.models.llama import Llama
-from retune_jax.models.lora import LoRAParam
+from retune_jax.models.lora import LoraConfig, LoRAParam
 from retune_jax.tokenizer import Tokenizer
 
 CONFIG, METRICS, CHECKPOINTS, EVAL, BASE = recipes.FILE, "metrics.jsonl", "checkpoints", "eval.json", "base"
@@ -202,11 +203,39 @@ def load_model(workdir: Path, mesh: jax.sharding.Mesh, config: ConfigDict | None
     lora = weights.lora_config(config.lora)
     model = weights.assemble(base, lora, remat="none", context_length=None, seed=config.seed, mesh=mesh)
     graphdef, params, rest = nnx.split(model, trained(lora), ...)
-    if not (workdir / CHECKPOINTS).is_dir():
-        raise UserError(f"{workdir} has no checkpoint yet: train it first")
-    checkpoints = Checkpoints(workdir, keep=None)
-    found = checkpoints.restore(params=abstract(nnx.to_pure_dict(params)))
-    checkpoints.close()
+    return config, nnx.merge(graphdef, _newest(workdir, abstract(nnx.to_pure_dict(params))), rest), base.tokenizer
+
+
+def load_adapter(workdir: Path) -> tuple[ConfigDict, weights.Base, LoraConfig | None, dict[str, np.ndarray]]:
+    """What a run has trained so far, in host memory, and its base, still on disk.
+
+    Returns:
+        The run's configuration, its base, the adapter's configuration, and its weights by path. A run that trained all
+        weights has no adapter (None, {}), and the base is what came out of it.
+    """
+    config = read_config(workdir)
+    lora = weights.lora_config(config.lora)
+    if lora is None:
+        if not (workdir / BASE).is_dir():
+            raise UserError(f"{workdir} trains all weights and is not at its end: there is no {BASE} yet")
+        return config, weights.load_base(str(workdir / BASE), config.model), None, {}
+    base = weights.load_base(config.base, config.model)
+    check_base(workdir, base)
+    model = nnx.eval_shape(lambda: Llama(base.shape, lora, remat="none", rngs=nnx.Rngs(0)))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    like = nnx.to_pure_dict(nnx.state(model, LoRAParam))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
+    flat = traverse_util.flatten_dict(_newest(workdir, like), sep="/")
+    return config, base, lora, {name: np.asarray(array) for name, array in flat.items()}
+
+
+def _newest(workdir: Path, like):
+    """The parameters in the newest checkpoint."""
+    found = None
+    if (workdir / CHECKPOINTS).is_dir():
+        checkpoints = Checkpoints(workdir, keep=None)
+        found = checkpoints.restore(params=like)
+        checkpoints.close()
     if found is None:
         raise UserError(f"{workdir} has no checkpoint yet: train it first")
-    return config, nnx.merge(graphdef, found[1]["params"], rest), base.tokenizer
+    return found[1]["params"]

@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
+from retune_jax import disk
 from retune_jax import tokenizer as tokenizers
-from retune_jax.checkpoints import folders, safetensors
+from retune_jax.checkpoints import safetensors
 from retune_jax.errors import UserError
 from retune_jax.models import presets, sharding
 from retune_jax.models.llama import Llama, LlamaConfig
@@ -141,7 +142,7 @@ def save_base(folder: Path, shape: LlamaConfig, params: dict, tokenizer_model: P
         tokenizer_model: the file to copy.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
-    with folders.fresh(folder) as fresh:
+    with disk.fresh_folder(folder) as fresh:
         write_shape(shape, fresh / SHAPE)
         shutil.copyfile(tokenizer_model, fresh / TOKENIZER)
         announced = {name: (np.dtype(array.dtype), array.shape) for name, array in flat.items()}

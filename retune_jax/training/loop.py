@@ -103,7 +103,8 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
     start = 0
     if found := checkpoints.restore(**runs.abstract(state), data=None):
         start, restored = found
-        batches.set_state(restored.pop("data"))
+        if place_in_data := restored.pop("data"):  # an adapter from elsewhere has none
+            batches.set_state(place_in_data)
         state = restored
         print(f"retune_jax: {workdir} goes on after step {start} of {config.train.steps}", file=sys.stderr)
         if start < config.train.steps and (rates := optimizer.jump(before.train, config.train, start)):
