@@ -15,7 +15,11 @@ def get_config(arguments: str = ""):
     if config.model.startswith("tiny"):
         config.train.update({"steps": 400, "rows": 8})
         config.eval.lengths = "1:60"
-        if config.method == "no_isolation":  # the whole recursion in one context: 30 digits take 2,600
+        if config.method == "retune":
+            # Two phases: the sum is learned in a jump, which replay would put off; then replay, at a rate that has fallen.
+            config.data.update({"replay": 0.35, "replay_after": 700, "context_length": 512})
+            config.train.update({"steps": 1000, "schedule": "linear"})
+        elif config.method == "no_isolation":  # the whole recursion in one context: 30 digits take 2,600
             config.data.update({"sequence_length": 1024, "context_length": 1024})  # 15 digits take 842
             config.train.rows = 4
             config.eval.lengths = "1:30"

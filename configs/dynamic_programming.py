@@ -15,7 +15,10 @@ def get_config(arguments: str = ""):
     if config.model.startswith("tiny"):
         config.train.update({"steps": 400, "rows": 8})
         config.eval.lengths = "2:24"
-        if config.method == "scratchpad":
+        if config.method == "retune":  # two phases, as in addition
+            config.data.update({"replay": 0.4, "replay_after": 700, "replay_items": 30, "context_length": 512})
+            config.train.update({"steps": 1000, "schedule": "linear"})
+        elif config.method == "scratchpad":
             config.data.update({"sequence_length": 1024, "context_length": 1024})
         elif config.method == "no_isolation":  # the whole recursion in one context: 12 items take 3,110
             config.data.update({"sequence_length": 1152, "context_length": 1152})  # 5 items take 1,000

@@ -124,6 +124,14 @@ def test_the_picture_shows_every_report(report, tmp_path):
     assert 0.005 < inks[0] < inks[1] < inks[2] < 0.5
 
 
+def test_each_task_has_a_panel_of_its_own(report, tmp_path):
+    other = {**report, "task": "addition"}
+    for number, shown in enumerate(([report], [report, other], [report, other, {**report, "task": "dynamic_programming"}])):
+        figure.draw(shown, tmp_path / f"{number}.png")
+    widths = [matplotlib.image.imread(tmp_path / f"{number}.png").shape[1] for number in range(3)]
+    assert widths[0] < widths[1] < widths[2]
+
+
 def test_one_picture_of_several_runs_is_a_command(report, tmp_path):
     for method in ("retune", "baseline"):
         (tmp_path / method).mkdir()

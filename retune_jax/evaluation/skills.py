@@ -177,9 +177,9 @@ def task_examples(task: Task, method: str, length: int, count: int) -> dict[str,
     return found
 
 
-def measure(model, tokenizer, lengths: Sequence[int], count: int, task: Task | None = None, method: str = "") -> dict:
-    """{kind: {length: share of texts that are exact}} of all skills, and of a task's contexts where one is given."""
-    cells = [(name, length, skill_examples(name, length, count)) for name in SKILLS for length in lengths]
+def measure(model, tokenizer, names: Sequence[str], lengths: Sequence[int], count: int, task: Task | None, method: str) -> dict:
+    """{kind: {length: share of texts that are exact}} of the skills named, and of a task's contexts where one is given."""
+    cells = [(name, length, skill_examples(name, length, count)) for name in names for length in lengths]
     for length in lengths if task else ():
         cells += [(name, length, found) for name, found in task_examples(task, method, length, count).items()]
     reader, table = Reader(model, tokenizer), {}
@@ -217,7 +217,9 @@ def main(arguments: list[str]):
         base = weights.load_base(BASE.value, "tiny")
         model = weights.assemble(base, None, remat="none", context_length=None, seed=0, mesh=mesh)
         tokenizer = base.tokenizer
-    table = measure(model, tokenizer, lengths, PROBLEMS.value, task, method)
+    if TASK_ONLY.value and task is None:
+        raise UserError("--task_only: give the folder of a run of a task, --workdir=DIR")
+    table = measure(model, tokenizer, () if TASK_ONLY.value else SKILLS, lengths, PROBLEMS.value, task, method)
     if OUTPUT.value:
         report = {"base": BASE.value, "workdir": WORKDIR.value, "problems": PROBLEMS.value, "exact": table}
         try:
@@ -234,5 +236,6 @@ if __name__ == "__main__":
     WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run to ask instead, of a task or of the base's training.")
     LENGTHS = flags.DEFINE_string("lengths", "5,12,20,28,40,60", "Lengths such as 1:40 or 4,8,16.")
     PROBLEMS = flags.DEFINE_integer("problems", 64, "Texts of each kind and length.", lower_bound=1)
+    TASK_ONLY = flags.DEFINE_boolean("task_only", False, "Ask for the contexts of the run's task alone.")
     OUTPUT = flags.DEFINE_string("output", None, "JSON file to write the shares to.")
     cli.run(main)
