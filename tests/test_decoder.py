@@ -11,7 +11,7 @@ from flax import nnx
 from scripted import MixedModel, PlainRecursion, RandomModel, ScriptedModel, babble, hash_of, script_of
 
 from retune_jax import tasks, tokenizer
-from retune_jax.decoding import DecoderConfig, RecursiveDecoder, decoder, state
+from retune_jax.decoding import DecoderConfig, RecursiveDecoder, decoder, draft, state
 from retune_jax.decoding.step import choose
 from retune_jax.models import presets
 from retune_jax.models.llama import Llama
@@ -164,7 +164,7 @@ def test_draws_depend_on_the_problem_and_the_place_only():
 def test_draws_follow_the_softmax_of_the_logits_at_the_temperature():
     config = dataclasses.replace(SMALL, slots=64, temperature=0.5)
     model = RandomModel(babble(TOKENIZER))
-    slots = state.create(model, config).slots
+    slots = state.create(model, config, config.window, draft.Memory.empty()).slots
     slots = dataclasses.replace(slots, problem_B=jnp.arange(64))
     logits_V = np.array([0.0, 0.5, 1.0, -1.0], np.float32)
     logits_BCV = jnp.broadcast_to(logits_V, (64, 200, 4))
@@ -174,9 +174,9 @@ def test_draws_follow_the_softmax_of_the_logits_at_the_temperature():
     np.testing.assert_allclose(shares, expected, atol=4 * 0.5 / drawn_BC.size**0.5)
 
 
-def test_advance_compiles_once_whatever_the_number_of_problems():
+def test_advance_compiles_once_a_window_size_whatever_the_number_of_problems():
     model = RandomModel(babble(TOKENIZER))
-    config = dataclasses.replace(SMALL, slots=2, seed=99)
+    config = dataclasses.replace(SMALL, slots=2, window=64, seed=99)
     solver = RecursiveDecoder(model, TOKENIZER, config)
     before = decoder.advance._cache_size(), decoder.refill._cache_size()
     for count in (1, 2, 9):
@@ -189,10 +189,10 @@ def test_the_stack_is_updated_in_place():
     config = dataclasses.replace(SMALL, slots=5)
     model = RandomModel(babble(TOKENIZER))
     solver = RecursiveDecoder(model, TOKENIZER, config)
-    shapes = jax.eval_shape(lambda: state.create(model, config))
+    shapes = jax.eval_shape(lambda: state.create(model, config, config.window, draft.Memory.empty()))
     lowered = decoder.advance.lower(solver._graphdef, solver._words, config, solver._params, solver._tables, shapes)
     compiled = lowered.compile()
-    _, stack, log = state.lengths(config)
+    stack, log = state.lengths(config)
     for shape in (f"u32[5,1,{stack},1]", f"s32[5,{log}]", f"s32[5,{stack}]"):
         assert shape in compiled.as_text()
         copies = [line for line in compiled.as_text().splitlines() if re.search(rf"= {re.escape(shape)}\S* copy\(", line)]

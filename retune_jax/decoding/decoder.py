@@ -17,9 +17,10 @@ import numpy as np
 from flax import nnx
 
 from retune_jax.decoding.config import DecoderConfig
+from retune_jax.decoding.draft import Memory
 from retune_jax.decoding.reading import Tables, Words
 from retune_jax.decoding.result import Result, rebuild
-from retune_jax.decoding.state import RUNNING, Slots, State, create, fingerprint, mix
+from retune_jax.decoding.state import RUNNING, Slots, State, create, fingerprint, mix, windows
 from retune_jax.decoding.step import step
 from retune_jax.decoding.transition import transition
 from retune_jax.protocol import ANSWER, STATUSES, Context
@@ -29,24 +30,35 @@ from retune_jax.protocol import ANSWER, STATUSES, Context
 def advance(graphdef, words: Words, config: DecoderConfig, params, tables: Tables, state: State):
     """`steps_per_advance` times a pass of the model and a transition.
 
-    Returns the state, and int32 [4, B] for the host to look at: status, used, calls and deepest of each slot.
+    Returns the state, and int32 [5, B] for the host to look at: status, need, used, calls and deepest of each slot.
     """
 
     def turn(_, state):
-        slots, cache = step(nnx.merge(graphdef, params), words, config, state.slots, state.cache)
-        return transition(words, tables, config, State(slots, cache, state.stack))
+        return transition(words, tables, config, step(nnx.merge(graphdef, params), words, tables, config, state))
 
     state = jax.lax.fori_loop(0, config.steps_per_advance, turn, state)
     slots = state.slots
-    return state, jnp.stack([slots.status_B, slots.used_B, slots.calls_B, slots.deepest_B])
+    return state, jnp.stack([slots.status_B, slots.need_B, slots.used_B, slots.calls_B, slots.deepest_B])
+
+
+@partial(jax.jit, static_argnames=("config", "live"))
+def resize(config: DecoderConfig, live: int, tokens_BX, cache):
+    """Active windows of another length: their tokens, and their keys and values, as far as there is room."""
+
+    def fit(leaf, axis):
+        spare = live + config.tokens_per_step - leaf.shape[axis]
+        if spare <= 0:
+            return jax.lax.slice_in_dim(leaf, 0, leaf.shape[axis] + spare, axis=axis)
+        return jnp.pad(leaf, [(0, spare if axis == other else 0) for other in range(leaf.ndim)])
+
+    return fit(tokens_BX, 1), jax.tree.map(partial(fit, axis=2), cache)
 
 
 @partial(jax.jit, donate_argnames=("state",))
 def refill(state: State, fresh_B, tokens_BW, known_B, problem_B) -> State:
     """Starts new problems in the slots marked `fresh`: their prompts, the prompts' lengths and their numbers."""
-    slots = state.slots
-    spare = slots.tokens_BX.shape[1] - tokens_BW.shape[1]
-    tokens_BX = jnp.pad(tokens_BW, ((0, 0), (0, spare)))
+    slots, length = state.slots, state.slots.tokens_BX.shape[1]
+    tokens_BX = jax.lax.dynamic_update_slice(slots.tokens_BX, tokens_BW[:, :length], (0, 0))
 
     def start(value, old):
         return jnp.where(fresh_B.reshape(-1, *(1,) * (old.ndim - 1)), value, old)
@@ -57,6 +69,7 @@ def refill(state: State, fresh_B, tokens_BW, known_B, problem_B) -> State:
         "tokens_BX": tokens_BX,
         "known_B": known_B,
         "segment_B": known_B,
+        "need_B": known_B,
         "problem_B": problem_B,
         "status_B": RUNNING,
         "prompt_BF2": prompt_BF2,
@@ -95,6 +108,7 @@ class RecursiveDecoder:
         self._words = Words.of(tokenizer, config.opening)
         self._tables = Tables.of(self._pieces)
         self._graphdef, self._params = nnx.split(model)
+        self._rest: tuple[State, int] | None = None
 
     def solve(self, prompts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[Result]:
         """Solves the problems and returns a result for each, in their order.
@@ -124,34 +138,53 @@ class RecursiveDecoder:
         """
         waiting = self._waiting(prompts)
         working: list[tuple[int, str] | None] = [None] * self.config.slots
-        state = _create(self._graphdef, self.config, self._params)
+        needs = np.zeros(self.config.slots, int)
+        state, live = self._idle()
         ended: list[tuple[int, str, np.ndarray, jax.Array | None]] = []
         while True:
             arrivals = {}
             for slot in (slot for slot, work in enumerate(working) if work is None):
                 for number, prompt, ids in waiting:
                     if len(ids) <= self.config.window:
-                        working[slot], arrivals[slot] = (number, prompt), (number, ids)
+                        working[slot], arrivals[slot], needs[slot] = (number, prompt), (number, ids), len(ids)
                         break
-                    ended.append((number, prompt, np.array([STATUSES.index("context_full"), 0, 0, 0]), None))
+                    ended.append((number, prompt, np.array([STATUSES.index("context_full"), 0, 0, 0, 0]), None))
+            if any(working):
+                state, live = self._fit(state, live, max(need for need, work in zip(needs, working) if work is not None))
             if arrivals:
                 state = refill(state, *self._arrays(arrivals))
-            busy = any(work is not None for work in working)
-            if busy:
+            if any(working):
                 state, report = advance(self._graphdef, self._words, self.config, self._params, self._tables, state)
             for number, prompt, facts, log_T in ended:  # the device works on in the meantime
                 yield number, self._result(prompt, facts, log_T)
-            if not busy:
+            if not any(working):
+                self._rest = state, live
                 return
             ended = []
+            needs = np.array(report)[1]
             for slot, facts in enumerate(np.asarray(report).T):
                 if working[slot] is not None and facts[0] >= 0:
                     ended.append((*working[slot], facts, _row(state.slots.log_BT, slot)))
                     working[slot] = None
             if watch is not None and any(working):
                 (number, prompt), slot = min((work, slot) for slot, work in enumerate(working) if work is not None)
-                log_T = np.asarray(_row(state.slots.log_BT, slot))[: int(np.asarray(report)[1, slot])]
+                log_T = np.asarray(_row(state.slots.log_BT, slot))[: int(np.asarray(report)[2, slot])]
                 watch(number, rebuild(prompt, "running", log_T, self._pieces))
+
+    def _idle(self) -> tuple[State, int]:
+        """A state in which no slot works, and the length of its active windows; that of an earlier run where there is one."""
+        rest, self._rest = self._rest, None  # who runs meanwhile makes a state of his own
+        live = windows(self.config)[0]
+        return rest or (_create(self._graphdef, self.config, live, self._params), live)
+
+    def _fit(self, state: State, live: int, need: int) -> tuple[State, int]:
+        """The state with active windows for contexts of `need` tokens, and what one advance may add to them."""
+        wanted = min(need + self.config.tokens_per_step, self.config.window)
+        fitting = next(size for size in windows(self.config) if size >= wanted)
+        if fitting != live:
+            tokens_BX, cache = resize(self.config, fitting, state.slots.tokens_BX, state.cache)
+            state = dataclasses.replace(state, slots=dataclasses.replace(state.slots, tokens_BX=tokens_BX), cache=cache)
+        return state, fitting
 
     def _waiting(self, prompts: Sequence[str]) -> Iterator[tuple[int, str, list[int]]]:
         """The queue: number, prompt and the ids of the window that it opens."""
@@ -170,7 +203,7 @@ class RecursiveDecoder:
 
     def _result(self, prompt: str, facts: np.ndarray, log_T: jax.Array | None) -> Result:
         """What the host makes of a slot that has ended."""
-        code, tokens, calls, depth = (int(fact) for fact in facts)
+        code, _, tokens, calls, depth = (int(fact) for fact in facts)
         status = STATUSES[code]
         log_T = np.zeros(0, np.int32) if log_T is None else np.asarray(log_T)[:tokens]
         context = rebuild(prompt, status, log_T, self._pieces, self.config.carry)
@@ -187,6 +220,6 @@ class RecursiveDecoder:
         )
 
 
-@partial(jax.jit, static_argnames=("graphdef", "config"))
-def _create(graphdef, config: DecoderConfig, params) -> State:
-    return create(nnx.merge(graphdef, params), config)
+@partial(jax.jit, static_argnames=("graphdef", "config", "live"))
+def _create(graphdef, config: DecoderConfig, live: int, params) -> State:
+    return create(nnx.merge(graphdef, params), config, live, Memory.empty())

@@ -13,18 +13,19 @@ import jax.numpy as jnp
 BLOCK = 64  # tokens of one copy
 
 
-def store(stack, cache, base_B, length_B, moves_B, window: int):
+def store(stack, cache, base_B, length_B, moves_B):
     """The stack (leaves [B, H, A, D]) with the first `length` tokens of the moving windows laid down at `base`."""
-    return _copy(stack, cache, base_B, jnp.zeros_like(base_B), length_B, moves_B, window)
+    return _copy(stack, cache, base_B, jnp.zeros_like(base_B), length_B, moves_B)
 
 
-def load(cache, stack, base_B, length_B, moves_B, window: int):
+def load(cache, stack, base_B, length_B, moves_B):
     """The cache (leaves [B, H, X, D]) with `length` tokens from `base` of the moving slots' stacks at its beginning."""
-    return _copy(cache, stack, jnp.zeros_like(base_B), base_B, length_B, moves_B, window)
+    return _copy(cache, stack, jnp.zeros_like(base_B), base_B, length_B, moves_B)
 
 
-def _copy(into, out_of, into_B, out_of_B, length_B, moves_B, window):
+def _copy(into, out_of, into_B, out_of_B, length_B, moves_B):
     """Copies whole blocks, so up to a block more than `length`: what lies behind is free in both buffers."""
+    window = min(leaf.shape[2] for leaf in jax.tree.leaves((into, out_of)))
     block = min(BLOCK, window)
     jobs_B = jnp.where(moves_B, -(-length_B // block), 0)
     end_B = jnp.cumsum(jobs_B)

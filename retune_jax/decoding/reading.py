@@ -70,10 +70,12 @@ class Tables:
     blank_V: jax.Array  # bool, nothing but white space
     newline_V: jax.Array  # bool, ends with a newline
     spaced_V: jax.Array  # bool, begins with a space
+    respaced_V: jax.Array  # int32, the piece with a leading space put on or taken off, -1 if there is none
 
     @classmethod
     def of(cls, pieces: list[bytes]) -> "Tables":
         """Tables of a tokenizer whose ids stand for these bytes."""
+        ids = {piece: id for id, piece in enumerate(pieces) if piece.strip()}
         pieces = [*pieces, b""]
         blank = [not piece.decode(errors="replace").strip() for piece in pieces]
         return cls(
@@ -82,6 +84,7 @@ class Tables:
             blank_V=jnp.array(blank),
             newline_V=jnp.array([piece.endswith(b"\n") for piece in pieces]),
             spaced_V=jnp.array([piece.startswith(b" ") for piece in pieces]),
+            respaced_V=jnp.array([ids.get(piece[1:] if piece.startswith(b" ") else b" " + piece, -1) for piece in pieces]),
         )
 
 

@@ -11,8 +11,12 @@ exactly as long as its context was when it called. With `a` the top context, `b`
 `known`, `fed` and the like move only forward within a context, so what lies above them is never read: nothing is ever
 cleared.
 
-Shapes: B slots, W window (longest context), X = W + tokens of a step (so that a step at the very end has somewhere to write),
-F open contexts (max_depth + 1), A stack length, T log length, H key-value heads, D head width.
+A pass costs what its arrays are long, so the active windows are no longer than the contexts at hand: the host picks one of a
+few sizes (`windows`) between two advances. A slot whose context needs more, before the host has looked, waits for it: it is
+the same slot later. The text does not depend on it.
+
+Shapes: B slots, W window (longest context), X = live window + tokens of a step (so that a step at its end has somewhere to
+write), F open contexts (max_depth + 1), A stack length, T log length, H key-value heads, D head width.
 """
 
 from dataclasses import dataclass
@@ -26,6 +30,8 @@ from retune_jax.decoding.config import DecoderConfig
 from retune_jax.protocol import STATUSES
 
 # A slot's status: an index into STATUSES once its problem has ended, before that one of these two.
+SHORTEST = 64  # tokens of the smallest active window
+
 RUNNING, ENDED = -1, -2
 OK, BAD_CALL, MAX_DEPTH, CONTEXT_FULL, STACK_FULL, TOKEN_BUDGET, CALL_BUDGET, CYCLE = range(len(STATUSES))
 
@@ -40,7 +46,9 @@ class Slots:
         known_B: how many of its tokens are certain: prompt, generated, pasted.
         fed_B: how many of those have keys and values in the cache.
         segment_B: index of the first token of the segment that is being generated.
-        source_B: index from which the next guess is copied; 0 or less: from nowhere in the window (draft.py).
+        need_B: the length that the active window has to have for the slot to go on.
+        source_B: index from which the next guess is copied; 0: from nowhere (draft.py).
+        returned_B: 1 where the segment stands behind a returned value, 0 in the first of a context.
 
     Of the problem:
         status_B: RUNNING, ENDED (the segment has met EOS and waits for a transition) or an index into STATUSES.
@@ -62,7 +70,9 @@ class Slots:
     known_B: jax.Array
     fed_B: jax.Array
     segment_B: jax.Array
+    need_B: jax.Array
     source_B: jax.Array
+    returned_B: jax.Array
     status_B: jax.Array
     problem_B: jax.Array
     used_B: jax.Array
@@ -86,23 +96,34 @@ class State:
         slots: the bookkeeping.
         cache: keys and values of the active windows: what `model.init_cache` makes, leaves [B, H, X, D].
         stack: keys and values of the suspended callers, leaves [B, H, A, D].
+        memory: what the guesses of the slots have taught (draft.py).
     """
 
     slots: Slots
     cache: Any
     stack: Any
+    memory: Any
 
 
-def lengths(config: DecoderConfig) -> tuple[int, int, int]:
-    """X, A and T: each with slack, because copies have a fixed length and write past what they need."""
-    stack = config.stack_tokens + config.window if config.calls else 0
-    return config.window + config.tokens_per_step, stack, config.max_tokens + config.window + 1
+def windows(config: DecoderConfig) -> list[int]:
+    """The sizes of active windows that are compiled where they are needed, in tokens: the longest context, 2/3 of it, …"""
+    sizes = [config.window]
+    while sizes[-1] > SHORTEST:
+        sizes.append(max(SHORTEST, -(-2 * sizes[-1] // 3 // 16) * 16))
+    return sizes[::-1]
 
 
-def create(model, config: DecoderConfig) -> State:
-    """Empty slots, all of them waiting for a problem."""
+def lengths(config: DecoderConfig) -> tuple[int, int]:
+    """A and T: each with slack, because copies have a fixed length and write past what they need."""
+    stack = config.stack_tokens + config.window + config.tokens_per_step if config.calls else 0
+    return stack, config.max_tokens + config.window + 1
+
+
+def create(model, config: DecoderConfig, live: int, memory) -> State:
+    """Empty slots, all of them waiting for a problem, with active windows of `live` tokens."""
     batch, contexts = config.slots, config.max_depth + 1 if config.calls else 1
-    window, stack, log = lengths(config)
+    stack, log = lengths(config)
+    window = live + config.tokens_per_step
 
     def empty(*shape, dtype=jnp.int32):
         return jnp.zeros((batch, *shape), dtype)
@@ -112,7 +133,9 @@ def create(model, config: DecoderConfig) -> State:
         known_B=empty(),
         fed_B=empty(),
         segment_B=empty(),
+        need_B=empty(),
         source_B=empty(),
+        returned_B=empty(),
         status_B=empty(),
         problem_B=empty(),
         used_B=empty(),
@@ -126,7 +149,7 @@ def create(model, config: DecoderConfig) -> State:
         prompt_BF2=empty(contexts, 2, dtype=jnp.uint32),
         stack_BA=empty(stack),
     )
-    return State(slots, model.init_cache(batch, window), model.init_cache(batch, stack))
+    return State(slots, model.init_cache(batch, window), model.init_cache(batch, stack), memory)
 
 
 def take(values_BX, at_BN):

@@ -11,7 +11,8 @@ are any, then guesses. The model's choice after each of them says whether the ne
 So a pass yields one token for certain and one more for each guess that holds, and all are exactly what feeding them one
 by one would have given. What was fed beyond that is overwritten by the next pass.
 
-A slot that is not running feeds whatever lies at `fed`; nothing of it is kept.
+A slot that is not running, or whose active window has no room for what it would feed, feeds whatever lies at `fed`; nothing of
+it is kept.
 
 Shapes: B slots, C tokens of a step, X indices of a window, V vocabulary.
 """
@@ -23,23 +24,33 @@ import jax.numpy as jnp
 
 from retune_jax.decoding import draft
 from retune_jax.decoding.config import DecoderConfig
-from retune_jax.decoding.reading import Words
-from retune_jax.decoding.state import CONTEXT_FULL, ENDED, RUNNING, TOKEN_BUDGET, Slots, mix, pick, take
+from retune_jax.decoding.reading import Tables, Words
+from retune_jax.decoding.state import CONTEXT_FULL, ENDED, RUNNING, TOKEN_BUDGET, Slots, State, mix, pick, take
 
 
-def step(model, words: Words, config: DecoderConfig, slots: Slots, cache):
-    """Feeds C tokens a slot. Returns the slots and the cache after it."""
+def step(model, words: Words, tables: Tables, config: DecoderConfig, state: State) -> State:
+    """Feeds C tokens a slot."""
+    slots, memory = state.slots, state.memory
     with jax.named_scope("draft"):
-        tokens_BX, source_B = draft.guess(words, slots) if config.draft else (slots.tokens_BX, slots.source_B)
-        slots = dataclasses.replace(slots, tokens_BX=tokens_BX, source_B=source_B)
-        at_BC = slots.fed_B[:, None] + jnp.arange(config.tokens_per_step)
+        guesses = None
+        if config.draft:
+            tokens_BX, guesses = draft.guess(words, tables, memory, slots, config.tokens_per_step)
+            slots = dataclasses.replace(slots, tokens_BX=tokens_BX)
+        # Where there is no room, what was fed last is fed again, so that nothing is written over.
+        start_B = jnp.minimum(slots.fed_B, slots.tokens_BX.shape[1] - config.tokens_per_step)
+        at_BC = start_B[:, None] + jnp.arange(config.tokens_per_step)
         fed_BC = take(slots.tokens_BX, at_BC)
     with jax.named_scope("model"):
-        logits_BCV, cache = model.step(fed_BC, slots.fed_B, cache)
+        logits_BCV, cache = model.step(fed_BC, start_B, state.cache)
     with jax.named_scope("choose"):
         chosen_BC = choose(config, slots, logits_BCV, at_BC + 1)
     with jax.named_scope("accept"):
-        return accept(words, config, slots, chosen_BC), cache
+        accepted, new_B, last_B = accept(words, config, slots, chosen_BC)
+    if config.draft:
+        with jax.named_scope("learn"):
+            memory, source_B = draft.learn(tables, words.eos, memory, slots, guesses, new_B, last_B)
+            accepted = dataclasses.replace(accepted, source_B=source_B)
+    return State(accepted, cache, state.stack, memory)
 
 
 def choose(config: DecoderConfig, slots: Slots, logits_BCV, at_BC):
@@ -51,7 +62,7 @@ def choose(config: DecoderConfig, slots: Slots, logits_BCV, at_BC):
     draw.
     """
     if config.temperature == 0:
-        return jnp.argmax(logits_BCV, axis=-1).astype(jnp.int32)
+        return _likeliest(logits_BCV)
     # A counter-based generator (Salmon et al., 2011) with a hash in place of a cipher: it fuses with the maximum, so that no
     # noise of the size of the logits is ever stored.
     key_B = jnp.uint32(config.seed % 2**32)
@@ -62,13 +73,24 @@ def choose(config: DecoderConfig, slots: Slots, logits_BCV, at_BC):
     bits_BCV = mix(mix(key_BC[..., None] ^ token_V) + key_BC[..., None])
     uniform_BCV = ((bits_BCV >> 9).astype(jnp.float32) + 0.5) * 2.0**-23  # strictly between 0 and 1
     noise_BCV = -jnp.log(-jnp.log(uniform_BCV))
-    return jnp.argmax(logits_BCV / config.temperature + noise_BCV, axis=-1).astype(jnp.int32)
+    return _likeliest(logits_BCV / config.temperature + noise_BCV)
 
 
-def accept(words: Words, config: DecoderConfig, slots: Slots, chosen_BC) -> Slots:
-    """Takes over the choices that are certain, up to EOS, the window's end or the problem's last token."""
+def _likeliest(logits_BCV):
+    """The first token with the largest logit. A maximum and a minimum are vectorised on a CPU, an argmax is not."""
+    token_V = jnp.arange(logits_BCV.shape[-1], dtype=jnp.int32)
+    largest_BCV = logits_BCV == logits_BCV.max(-1, keepdims=True)
+    return jnp.min(jnp.where(largest_BCV, token_V, token_V[-1]), axis=-1)
+
+
+def accept(words: Words, config: DecoderConfig, slots: Slots, chosen_BC) -> tuple[Slots, jax.Array, jax.Array]:
+    """Takes over the choices that are certain, up to EOS, the window's end or the problem's last token.
+
+    Returns the slots, how many choices were certain, and the last of them.
+    """
     count_BC = jnp.arange(config.tokens_per_step)
-    running_B = slots.status_B == RUNNING
+    live = slots.tokens_BX.shape[1] - config.tokens_per_step
+    running_B = (slots.status_B == RUNNING) & (slots.fed_B < live)
     # The choice at `first` stands behind the last known token; those before it only repeat what is known.
     first_B = slots.known_B - slots.fed_B - 1
     guessed_BC = take(slots.tokens_BX, slots.fed_B[:, None] + 1 + count_BC)
@@ -96,12 +118,12 @@ def accept(words: Words, config: DecoderConfig, slots: Slots, chosen_BC) -> Slot
     known_B = slots.known_B + kept_B
     # The last token has not been fed yet, unless EOS was behind it.
     fed_B = jnp.minimum(slots.fed_B + config.tokens_per_step, known_B - 1 + ended_B)
-    return dataclasses.replace(
+    slots = dataclasses.replace(
         slots,
         tokens_BX=jnp.where(written_BX, last_B[:, None], slots.tokens_BX),
         known_B=known_B,
         fed_B=jnp.where(running_B, fed_B, slots.fed_B),
-        source_B=slots.source_B + new_B,
         status_B=jnp.where(running_B, status_B, slots.status_B),
         used_B=slots.used_B + kept_B + jnp.where(running_B, ended_B, 0),
     )
+    return slots, new_B, last_B

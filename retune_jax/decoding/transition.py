@@ -9,6 +9,8 @@ whose segment has ended:
               `Return: value` and `Answer:` are pasted behind; depth - 1. Without a caller, the problem is solved
     no use    the problem ends with the status that says why
 
+A slot whose next context does not fit into the active window waits for the host to make it longer.
+
 Two contexts are the same subproblem when the tokens that open them are the same; a call of a context that is open already
 would go on for ever, and ends as `cycle`.
 
@@ -47,11 +49,12 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
     slots = state.slots
     ended_B = slots.status_B == ENDED
     if not config.calls:
-        slots = _log(slots, ended_B, jnp.full_like(slots.status_B, result.ANSWERED), config)
+        slots = _log(slots, jnp.full_like(slots.status_B, result.ANSWERED), config)
         slots = dataclasses.replace(
             slots,
             status_B=jnp.where(ended_B, OK, slots.status_B),
             segment_B=jnp.where(ended_B, slots.known_B, slots.segment_B),
+            need_B=slots.known_B,
         )
         return dataclasses.replace(state, slots=slots)
 
@@ -64,10 +67,10 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
     with jax.named_scope("open"):
         base_B, caller = pick(slots.base_BF, slots.depth_B), slots.depth_B - 1
         caller_base_B, caller_known_B = pick(slots.base_BF, caller), pick(slots.known_BF, caller)
-        stack_BA = _put(slots.stack_BA, slots.tokens_BX[:, : config.window], base_B)
-        callers_BX = jnp.pad(
-            _cut(stack_BA, caller_base_B, config.window), ((0, 0), (0, slots.tokens_BX.shape[1] - config.window))
-        )
+        length = slots.tokens_BX.shape[1]
+        kept = min(length, config.window)
+        stack_BA = _put(slots.stack_BA, slots.tokens_BX[:, :kept], base_B)
+        callers_BX = jnp.pad(_cut(stack_BA, caller_base_B, kept), ((0, 0), (0, length - kept)))
         copied = reading
         if not config.carry:  # a value is as good as empty
             low_B, spaced_B = jnp.where(calls_B, reading.low_B, reading.high_B), calls_B & reading.spaced_B
@@ -90,24 +93,31 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
             (BAD_CALL, ended_B & reading.is_bad_B),
         ):
             status_B = jnp.where(holds_B, status, status_B)
+        waits_B = ended_B & (status_B == RUNNING) & (length_B > length)
+        status_B = jnp.where(waits_B, ENDED, status_B)
+        ended_B &= ~waits_B
         goes_on_B = ended_B & (status_B == RUNNING)
         call_B, return_B = goes_on_B & calls_B, goes_on_B & returns_B
 
     with jax.named_scope("move"):
-        stack = move.store(state.stack, state.cache, base_B, slots.known_B, call_B, config.window)
-        cache = move.load(state.cache, stack, caller_base_B, caller_known_B, return_B, config.window)
+        stack = move.store(state.stack, state.cache, base_B, slots.known_B, call_B)
+        cache = move.load(state.cache, stack, caller_base_B, caller_known_B, return_B)
+        # As far as callee and caller begin alike, the keys and values that lie in the window are the callee's, too.
+        alike_B = jnp.argmin(jnp.pad(slots.tokens_BX == tokens_BX, ((0, 0), (0, 1))), axis=1).astype(jnp.int32)
+        alike_B = jnp.minimum(alike_B, jnp.minimum(slots.known_B, length_B - 1))
 
     with jax.named_scope("log"):
         # An answer stays one when its value no longer fits behind the caller.
         answered_B = answers_B & ~reading.is_bad_B
         mark_B = jnp.where(call_B, result.CALLED, jnp.where(answered_B, result.ANSWERED, result.FAILED))
-        slots = _log(slots, ended_B, mark_B, config)
+        slots = _log(slots, mark_B, config)
 
     with jax.named_scope("turn"):
         depth_B = slots.depth_B + call_B - return_B
         at_F = jnp.arange(slots.base_BF.shape[1])
         callee_BF = call_B[:, None] & (at_F == depth_B[:, None])
         caller_BF = call_B[:, None] & (at_F == slots.depth_B[:, None])
+        known_BF = jnp.where(caller_BF, slots.known_B[:, None], slots.known_BF)
         # The place of the call in its caller tells it from the caller's other calls.
         path_B = mix(pick(slots.path_BF, slots.depth_B) * jnp.uint32(0x9E3779B1) + slots.known_B.astype(jnp.uint32))
         known_B = jnp.where(goes_on_B, length_B, slots.known_B)
@@ -115,20 +125,23 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
             slots,
             tokens_BX=jnp.where(goes_on_B[:, None], tokens_BX, slots.tokens_BX),
             known_B=known_B,
-            fed_B=jnp.where(call_B, 0, jnp.where(return_B, caller_known_B, slots.fed_B)),
+            fed_B=jnp.where(call_B, alike_B, jnp.where(return_B, caller_known_B, slots.fed_B)),
             segment_B=jnp.where(ended_B, known_B, slots.segment_B),
+            # A caller is the longer one, mostly, and the next to go on.
+            need_B=jnp.maximum(jnp.where(waits_B, length_B, known_B), pick(known_BF, depth_B - 1)),
             source_B=jnp.where(goes_on_B, jnp.where(return_B, value_B, 0), slots.source_B),
+            returned_B=jnp.where(goes_on_B, return_B, slots.returned_B),
             status_B=status_B,
             calls_B=slots.calls_B + call_B,
             deepest_B=jnp.maximum(slots.deepest_B, depth_B),
             depth_B=depth_B,
             base_BF=jnp.where(callee_BF, (base_B + slots.known_B)[:, None], slots.base_BF),
-            known_BF=jnp.where(caller_BF, slots.known_B[:, None], slots.known_BF),
+            known_BF=known_BF,
             path_BF=jnp.where(callee_BF, path_B[:, None], slots.path_BF),
             prompt_BF2=jnp.where(callee_BF[..., None], prompt_B2[:, None], slots.prompt_BF2),
             stack_BA=stack_BA,
         )
-    return State(slots, cache, stack)
+    return State(slots, cache, stack, state.memory)
 
 
 def _open(words: Words, tokens_BX, reading: Reading, calls_B, callers_BX, caller_known_B):
@@ -168,14 +181,16 @@ def _ids(ids: tuple[int, ...]):
     return jnp.array(ids or (0,), jnp.int32)
 
 
-def _log(slots: Slots, ended_B, mark_B, config: DecoderConfig) -> Slots:
+def _log(slots: Slots, mark_B, config: DecoderConfig) -> Slots:
     """Writes the current segments, and behind those that have ended a mark of what became of them."""
     length_B = slots.known_B - slots.segment_B
-    count_BN = jax.lax.broadcasted_iota(jnp.int32, (slots.known_B.shape[0], config.window + 1), 1)
+    count_BN = jax.lax.broadcasted_iota(jnp.int32, (slots.known_B.shape[0], slots.tokens_BX.shape[1] + 1), 1)
+    count_BN = count_BN[:, : config.window + 1]
     text_BN = take(slots.tokens_BX, slots.segment_B[:, None] + count_BN)
     text_BN = jnp.where(count_BN == length_B[:, None], mark_B[:, None], text_BN)
     # A mark stands in the place of the EOS. A segment that goes on is written again, at the same place, next time; one
     # that has ended is over (`segment` is `known`), and what is written of it lies above `used`.
+    ended_B = slots.status_B == ENDED
     return dataclasses.replace(slots, log_BT=_put(slots.log_BT, text_BN, slots.used_B - length_B - ended_B))
 
 

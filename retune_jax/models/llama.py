@@ -129,33 +129,23 @@ class Attention(nnx.Module):
             mixed = attend(*self.project(x_BxTxD, positions_BxT, keys))
             return self.o(mixed.reshape(*x_BxTxD.shape[:2], -1), keys[3])
 
-    def step(self, x_BxCxD, start_B, cache):
+    def step(self, x_BxCxD, start_B, bias_BxCxW, cache):
         """Attention of C new tokens to the cache below `start` and to each other; returns the cache with them, too."""
+        batch, count, _ = x_BxCxD.shape
         with jax.named_scope("attention"):
-            cached_k_BxKxWxE, cached_v_BxKxWxE = cache
-            batch, count, _ = x_BxCxD.shape
             q, k, v = self.project(x_BxCxD, start_B[:, None] + jnp.arange(count), (None,) * 4)
-            k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B, K, C, E], as the cache lies
-            q_BxKxRxE = q.transpose(0, 2, 3, 1, 4).reshape(*k.shape[:2], -1, k.shape[-1])  # R = G·C, a row for each query
-            old_W = jnp.arange(cached_k_BxKxWxE.shape[2]) < start_B[:, None, None, None]
-            new_RxC = jnp.tile(jnp.tri(count, dtype=bool), (q_BxKxRxE.shape[2] // count, 1))
-            old = jnp.einsum("bkre,bkwe->bkrw", q_BxKxRxE, cached_k_BxKxWxE, preferred_element_type=jnp.float32)
-            new = jnp.einsum("bkre,bkse->bkrs", q_BxKxRxE, k, preferred_element_type=jnp.float32)
-            # A softmax over both parts that never joins them; what it divides by comes last, where there is least to divide.
-            top = jnp.maximum(_masked_max(old, old_W), _masked_max(new, new_RxC))
-            old = jnp.where(old_W, jnp.exp(old - top), 0)
-            new = jnp.where(new_RxC, jnp.exp(new - top), 0)
-            total = old.sum(-1, keepdims=True) + new.sum(-1, keepdims=True)
-            mixed = jnp.einsum("bkrw,bkwe->bkre", old.astype(v.dtype), cached_v_BxKxWxE, preferred_element_type=jnp.float32)
-            mixed += jnp.einsum("bkrs,bkse->bkre", new.astype(v.dtype), v, preferred_element_type=jnp.float32)
-            mixed = (mixed / total).astype(v.dtype).reshape(batch, k.shape[1], -1, count, k.shape[-1])
-            mixed = self.o(mixed.transpose(0, 3, 1, 2, 4).reshape(batch, count, -1))
         with jax.named_scope("write_cache"):
-            return mixed, (_write(cached_k_BxKxWxE, k, start_B), _write(cached_v_BxKxWxE, v, start_B))
-
-
-def _masked_max(scores, mask):
-    return jnp.max(jnp.where(mask, scores, -1e30), axis=-1, keepdims=True)
+            k_BxKxWxE, v_BxKxWxE = (_write(old, new.swapaxes(1, 2), start_B) for old, new in zip(cache, (k, v)))
+        with jax.named_scope("attention"):
+            q_BxKxRxE = q.transpose(0, 2, 3, 1, 4).reshape(batch, k.shape[2], -1, k.shape[-1])  # R = G·C, a row a query
+            bias_Bx1xRxW = jnp.tile(bias_BxCxW, (1, q.shape[3], 1))[:, None]
+            scores = jnp.einsum("bkre,bkwe->bkrw", q_BxKxRxE, k_BxKxWxE, preferred_element_type=jnp.float32) + bias_Bx1xRxW
+            shares = jnp.exp(scores - scores.max(-1, keepdims=True))
+            # What a softmax divides by comes last, where there is least to divide.
+            mixed = jnp.einsum("bkrw,bkwe->bkre", shares.astype(v.dtype), v_BxKxWxE, preferred_element_type=jnp.float32)
+            mixed = (mixed / shares.sum(-1, keepdims=True)).astype(v.dtype)
+            mixed = mixed.reshape(batch, k.shape[2], -1, count, k.shape[-1]).transpose(0, 3, 1, 2, 4)
+            return self.o(mixed.reshape(batch, count, -1)), (k_BxKxWxE, v_BxKxWxE)
 
 
 def _write(cached_BxKxWxE, fresh_BxKxCxE, start_B):
@@ -216,9 +206,9 @@ class Layer(nnx.Module):
         x_BxTxD += self.attention(self.attention_norm(x_BxTxD), positions_BxT, attend, keys[:4])
         return x_BxTxD + self.feed_forward(self.feed_forward_norm(x_BxTxD), keys[4:])
 
-    def step(self, x_BxCxD, start_B, cache):
+    def step(self, x_BxCxD, start_B, bias_BxCxW, cache):
         """The layer on new tokens, with a cache to read and to write."""
-        mixed, cache = self.attention.step(self.attention_norm(x_BxCxD), start_B, cache)
+        mixed, cache = self.attention.step(self.attention_norm(x_BxCxD), start_B, bias_BxCxW, cache)
         x_BxCxD += mixed
         return x_BxCxD + self.feed_forward(self.feed_forward_norm(x_BxCxD), (None,) * 3), cache
 
@@ -323,8 +313,10 @@ class Llama(nnx.Module):
         """
         graphdef, state = nnx.split(self.layers)
         x_BxCxD, written = self.embed(tokens_BxC), []
+        reach_BxC1 = (start_B[:, None] + jnp.arange(tokens_BxC.shape[1]))[..., None]
+        bias_BxCxW = jnp.where(jnp.arange(cache[0][0].shape[2]) <= reach_BxC1, 0.0, -1e30).astype(jnp.float32)
         for number, layer_cache in enumerate(cache):
             layer = nnx.merge(graphdef, jax.tree.map(operator.itemgetter(number), state))
-            x_BxCxD, layer_cache = layer.step(x_BxCxD, start_B, layer_cache)
+            x_BxCxD, layer_cache = layer.step(x_BxCxD, start_B, bias_BxCxW, layer_cache)
             written.append(layer_cache)
         return self.logits(x_BxCxD), tuple(written)
