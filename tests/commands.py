@@ -4,8 +4,9 @@
         done = commands.run("retune_jax.train", "--config=configs/absent.py")
         done.code, done.out, done.err, done.seconds
 
-What differs from `python -m retune_jax.train` is only that imports are done (and that Ctrl-C is not answered by
-`retune_jax.interrupts`); tests of start-up and of signals start processes of their own.
+What differs from `python -m retune_jax.train` is that imports are done (and that Ctrl-C is not answered by
+`retune_jax.interrupts`). It is for commands that end before they compute: a forked process cannot rely on JAX. Tests of
+start-up, of variables and of signals start processes of their own.
 """
 
 import json
@@ -46,14 +47,15 @@ class Commands:
         self._process.wait(20)
         self._process.stdout.close()
 
-    def run(self, module: str, *arguments: str, env: dict[str, str] | None = None) -> Done:
-        """`python -m module arguments…`, with these variables set besides."""
-        print(json.dumps([module, arguments, env or {}]), file=self._process.stdin, flush=True)
+    def run(self, module: str, *arguments: str) -> Done:
+        """`python -m module arguments…`; one that takes more than a minute is ended."""
+        print(json.dumps([module, arguments]), file=self._process.stdin, flush=True)
         return Done(**json.loads(self._process.stdout.readline()))
 
 
 def _serve():
     import runpy
+    import signal
     import tempfile
     import time
     import warnings
@@ -65,16 +67,16 @@ def _serve():
 
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
-        module, arguments, env = json.loads(line)
+        module, arguments = json.loads(line)
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             begun = time.monotonic()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of forking; no thread of JAX runs yet
                 child = os.fork()
             if not child:
+                signal.alarm(60)
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
-                os.environ.update(env)
                 sys.argv = [module, *arguments]
                 sys.modules.pop(module, None)
                 code = 70
