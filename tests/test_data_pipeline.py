@@ -2,13 +2,15 @@ import json
 import time
 from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 
 from retune_jax import tasks, tokenizer
 from retune_jax.data.encode import encode
-from retune_jax.data.pipeline import train_batches
+from retune_jax.data.pipeline import place, train_batches
 from retune_jax.errors import UserError
+from retune_jax.models import sharding
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def stream(tiny):
     opened = []
 
     def open_(source, **changes):
-        usual = {"sequence_length": 256, "rows": 4, "weigh": "mean", "seed": 0, "process_index": 0, "process_count": 1}
+        usual = {"sequence_length": 256, "rows": 4, "weigh": "mean", "seed": 0}
         arguments = usual | changes
         arguments.setdefault("context_length", arguments["sequence_length"])
         opened.append(train_batches(source, tiny, **arguments))
@@ -146,19 +148,36 @@ def test_unshuffled_stream_keeps_the_order_of_the_source(tiny, stream):
     assert [numbers(tiny, next(batches))[0] for _ in range(250)] == [n % 100 for n in range(250)]
 
 
-def test_processes_share_each_epoch(tiny, stream):
-    shares = []
-    for index in range(2):
-        batches = stream(distinct(128), rows=2, sequence_length=20, process_index=index, process_count=2)
-        batch = next(batches)
-        assert batch["tokens_BT"].shape == (1, 20)
-        shares.append(numbers(tiny, batch) + [numbers(tiny, next(batches))[0] for _ in range(63)])
-    assert sorted(shares[0] + shares[1]) == list(range(128))
+def test_no_example_is_lost_or_repeated_when_the_number_of_processes_changes(tiny, stream):
+    """2 processes, then 1, then 4, each going on from the state that the ones before left, as after a restart."""
+    undisturbed = stream(distinct(256), rows=4, sequence_length=40)
+    expected = [numbers(tiny, next(undisturbed)) for _ in range(32)]
+    made, state = [], None
+    for processes, batches in ((2, 9), (1, 11), (4, 12)):
+        running = [stream(distinct(256), rows=4, sequence_length=40) for _ in range(processes)]
+        for one in running:
+            if state is not None:
+                one.set_state(json.loads(state))
+        for _ in range(batches):
+            step = []
+            for index, one in enumerate(running):  # each puts the rows of its own devices on them
+                batch, share = next(one), 4 // processes
+                step += numbers(tiny, {name: array[index * share : (index + 1) * share] for name, array in batch.items()})
+            made.append(step)
+        states = {json.dumps(one.get_state()) for one in running}
+        assert len(states) == 1, "the state is no process's own"
+        (state,) = states
+    assert made == expected
+    assert Counter(number for step in made for number in step) == Counter(range(256)), "an epoch, each example once"
 
 
-def test_rows_that_do_not_divide_by_the_processes_are_refused(stream):
-    with pytest.raises(UserError, match=r"config\.train\.rows: 4 rows do not divide by 3 processes"):
-        stream(distinct(8), process_count=3)
+def test_rows_are_placed_by_the_devices_that_hold_them(parity, stream):
+    batch = next(stream(parity, rows=8))
+    mesh = sharding.make_mesh(2, 2, 1)
+    placed = place(batch, jax.NamedSharding(mesh, sharding.BATCH))
+    for name, array in batch.items():
+        np.testing.assert_array_equal(placed[name], array)
+        assert {shard.data.shape[0] for shard in placed[name].addressable_shards} == {2}
 
 
 def test_source_of_one_example_is_repeated(stream):

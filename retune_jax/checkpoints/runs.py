@@ -27,7 +27,7 @@ from flax import nnx, traverse_util
 from ml_collections import ConfigDict
 
 from retune_jax import config as recipes
-from retune_jax import disk
+from retune_jax import disk, distributed
 from retune_jax.checkpoints import weights
 from retune_jax.errors import UserError
 from retune_jax.models.llama import Llama
@@ -153,23 +153,29 @@ class Checkpoints:
         }
         steps = sorted(self.manager.all_steps(), reverse=True)
         for step in steps:
+            found, reason = None, None
             try:
                 # The threads of a restore that failed print tracebacks of their own.
                 with contextlib.redirect_stderr(io.StringIO()):
-                    return step, dict(self.manager.restore(step, args=ocp.args.Composite(**wanted)))
+                    found = dict(self.manager.restore(step, args=ocp.args.Composite(**wanted)))
             except Exception as error:  # whatever a damaged file makes the readers below raise
                 reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-                print(f"retune_jax: checkpoint {self.folder / str(step)} is damaged: {reason}", file=sys.stderr)
-                self._set_aside(step)
+            reasons = [reason for reason in distributed.gather(reason) if reason]  # each process reads its own share
+            if not reasons:
+                return step, found
+            if distributed.is_first():
+                print(f"retune_jax: checkpoint {self.folder / str(step)} is damaged: {reasons[0]}", file=sys.stderr)
+            self._set_aside(step)
         if steps:
             raise UserError(f"{self.folder}: no checkpoint can be read")
         return None
 
     def _set_aside(self, step: int):
-        if self.writes and jax.process_index() == 0:
+        if self.writes and distributed.is_first():
             place = self.folder / f"damaged-{step}"
             shutil.rmtree(place, ignore_errors=True)  # of the same step, damaged before
             (self.folder / str(step)).rename(place)
+        distributed.gather(None)  # nobody looks at the folder before that is done
         self.manager.reload()
 
     def wait(self):

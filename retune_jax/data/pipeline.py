@@ -1,18 +1,24 @@
 """The input pipeline: an endless, resumable stream of packed batches out of any random-access source of examples.
 
-    source -> shuffle -> mix with replay -> this process's share -> encode -> pack -> batch -> prefetch in a thread
+    source -> shuffle -> mix with replay -> encode -> pack -> batch -> prefetch in a thread
 
 An example is {"inputs": list of str, "outputs": list of str}: `inputs[i]` is the text before the generated
 `outputs[i]`. A source is anything with `__len__` and `__getitem__`: a split of a prepared data set, or a plain list.
 What comes out is a function of the source, the arguments and the number of batches taken, so that the state of the
 iterator is a few numbers, and a restored one goes on bit for bit.
 
-Shape suffixes: B rows of this process, T tokens of a row.
+Every process of a run makes the whole of it and puts the rows on its own devices (`place`). What a row holds depends on
+all contexts before it, so that shares packed apart would make other batches for another number of processes, and a state
+of their own. So the batches and the state are the same on one process and on many, and a run goes on under another number
+of them with no example lost or repeated. The price is host time, not traffic: docs/scaling.md has the figures.
+
+Shape suffixes: B rows, T tokens of a row.
 """
 
 import statistics
 
 import grain
+import jax
 
 from retune_jax.data.encode import encode
 from retune_jax.data.mixture import Mixture, Replay
@@ -33,22 +39,19 @@ def train_batches(
     rows: int,
     weigh: str,
     seed: int,
-    process_index: int,
-    process_count: int,
     shuffle: bool = True,
     replay: Replay | None = None,
 ) -> grain.DatasetIterator:
-    """Makes the stream of training batches of one process.
+    """Makes the stream of training batches.
 
     Args:
         source: random access to examples; not empty.
         tokenizer: a `retune_jax.tokenizer.Tokenizer`.
         sequence_length: tokens a row.
         context_length: tokens of the longest context that may come.
-        rows: rows of the global batch; each process makes `rows / process_count` of them.
+        rows: rows of the batch, over all processes.
         weigh: the loss weights, a name out of `encode`'s `LOSSES`.
         seed: of the order; each epoch has its own.
-        process_index, process_count: which share to read: every process_count-th example of the common order.
         shuffle: False keeps the source's order (for a source whose order is a curriculum).
         replay: what to mix in, unshuffled. It begins at the example that is about the first of its step: how many
             examples fill a step is estimated from the first ones.
@@ -57,13 +60,11 @@ def train_batches(
         Iterator of dictionaries of numpy arrays: tokens_BT, targets_BT, segment_ids_BT (1, 2, … within a row, 0 for
         padding), positions_BT (from 0 in each context), all int32, weights_BT float32, and segments_B int32 (generated
         segments in each row). `get_state()` gives a dictionary that JSON can hold, `set_state(state)` goes on from
-        there; the state is this process's own, as shares do not fill rows alike. `close()` ends the prefetching thread.
+        there. `close()` ends the prefetching thread.
 
     Raises:
-        UserError: `rows` does not split evenly; while iterating, a context that is longer than `context_length`.
+        UserError: while iterating, a context that is longer than `context_length`.
     """
-    if rows % process_count:
-        raise UserError(f"config.train.rows: {rows} rows do not divide by {process_count} processes")
     examples = grain.MapDataset.source(source).seed(seed)
     if shuffle:
         examples = examples.shuffle()
@@ -73,13 +74,17 @@ def train_batches(
         tokens = statistics.fmean(len(encoded["tokens_T"]) for encoded in first)
         after = round(replay.after * rows * sequence_length / tokens)
         examples = grain.MapDataset.source(Mixture(examples, replay.source, replay.share, after))
-    examples = examples[process_index::process_count]
     encoder = Encoder(tokenizer, min(context_length, sequence_length), weigh)
     # One thread does it all, at the end of the chain: the work holds the interpreter's lock.
     contexts = examples.map(encoder).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     packed = pack(contexts, sequence_length, seed=seed, shuffle=shuffle)
-    batches = packed.batch(rows // process_count).map(_batch)
+    batches = packed.batch(rows).map(_batch)
     return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=PREFETCHED))
+
+
+def place(batch: dict, sharding: jax.sharding.Sharding) -> dict:
+    """A batch on the devices, its rows laid out by `sharding`; each process hands over the rows of its own devices."""
+    return {name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for name, x in batch.items()}
 
 
 class Encoder(grain.transforms.Map):

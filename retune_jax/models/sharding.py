@@ -10,6 +10,7 @@ import re
 import sys
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from retune_jax.errors import UserError
@@ -96,5 +97,35 @@ def shardings(tree, mesh: Mesh):
 
     def one(path, leaf):
         return NamedSharding(mesh, spec_of(path_name(path), leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def on_host(tree):
+    """The whole arrays in host memory, one after the other; all processes have to call."""
+
+    def one(x):
+        if not x.is_fully_addressable:
+            x = jax.device_put(x, NamedSharding(x.sharding.mesh, PartitionSpec()))
+            x = x.addressable_data(0)
+        return np.asarray(x)
+
+    return jax.tree.map(one, tree)
+
+
+def on_this_process(tree, mesh: Mesh):
+    """Arrays that lie on a mesh of many processes, laid out on this process's devices alone; else as they are.
+
+    Each process can then work by itself, as in evaluation, where nobody waits for the others' problems. `fsdp` and
+    `tensor` stay what they are where the process has devices enough.
+    """
+    if len(mesh.local_devices) == mesh.size:
+        return tree
+    devices, pieces = mesh.local_devices, mesh.shape["fsdp"] * mesh.shape["tensor"]
+    sizes = (-1, mesh.shape["fsdp"], mesh.shape["tensor"]) if len(devices) % pieces == 0 else (-1, 1, 1)
+    local = Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+    def one(path, x):
+        return jax.device_put(on_host(x), NamedSharding(local, spec_of(path_name(path), x.shape, local)))
 
     return jax.tree_util.tree_map_with_path(one, tree)

@@ -5,7 +5,7 @@ and the step, and a checkpoint holds the rest (parameters, optimizer, place in t
 Ctrl-C or by a power cut, and started again with the same command ends with the same bits as one that was not.
 """
 
-import functools
+import contextlib
 import sys
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from retune_jax import config as recipes
-from retune_jax import disk
+from retune_jax import disk, distributed
 from retune_jax.checkpoints import runs, weights
 from retune_jax.data import builder, pipeline
 from retune_jax.data.corpus import Corpus
 from retune_jax.data.mixture import Replay
+from retune_jax.distributed.agreement import Agreement
 from retune_jax.evaluation import sizes
 from retune_jax.evaluation.run import evaluate, evaluated
 from retune_jax.models import sharding
@@ -38,21 +39,25 @@ def train(config: ConfigDict, workdir: Path):
         DiskError: the disk is full or broken.
     """
     # --- Everything that the user may have got wrong comes before the first byte is written. ---
-    recipes.validate(config)
-    config.base = recipes.whole_path(config.base)
-    runs.check(workdir, config)
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    recipes.check_rows(config, mesh.shape["data"] * mesh.shape["fsdp"])
-    base = weights.load_base(config.base, config.model)
-    runs.check_base(workdir, base)
-    if config.task != recipes.PRETRAINING:
-        sizes.for_evaluation(config, base.tokenizer)
-    before = recipes.read_run(workdir) if runs.started(workdir) else config
-    disk.claim(workdir)
-    with runs.hold(workdir):
-        runs.check(workdir, config)  # again: another run may have come and gone
-        runs.claim(workdir, config)
-        runs.keep_origin(workdir, base)
+    with distributed.alike():
+        recipes.validate(config)
+        config.base = recipes.whole_path(config.base)
+        runs.check(workdir, config)
+        mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        recipes.check_rows(config, mesh.shape["data"] * mesh.shape["fsdp"])
+        base = weights.load_base(config.base, config.model)
+        runs.check_base(workdir, base)
+        if config.task != recipes.PRETRAINING:
+            sizes.for_evaluation(config, base.tokenizer)
+        before = recipes.read_run(workdir) if runs.started(workdir) else config
+    with contextlib.ExitStack() as ours:
+        with distributed.alike():
+            disk.claim(workdir)
+            ours.enter_context(runs.hold(workdir))
+            if distributed.is_first():
+                runs.check(workdir, config)  # again: another run may have come and gone
+                runs.claim(workdir, config)
+                runs.keep_origin(workdir, base)
         try:
             _train(config, before, workdir, mesh, base)
         except Exception as error:
@@ -73,12 +78,10 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
         rows=config.train.rows,
         weigh=config.train.loss,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
         shuffle=config.task != recipes.PRETRAINING,  # the corpus comes in the order in which it is to be learned
         replay=replay(config),
     )
-    place = functools.partial(jax.make_array_from_process_local_data, NamedSharding(mesh, sharding.BATCH))
+    rows_over_mesh = NamedSharding(mesh, sharding.BATCH)
 
     # --- Model and optimizer: `params` is what is trained, `frozen` the rest. ---
     lora = weights.lora_config(config.lora)
@@ -106,14 +109,14 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
         if place_in_data := restored.pop("data"):  # an adapter from elsewhere has none
             batches.set_state(place_in_data)
         state = restored
-        print(f"retune_jax: {workdir} goes on after step {start} of {config.train.steps}", file=sys.stderr)
+        say(f"{workdir} goes on after step {start} of {config.train.steps}")
         if start < config.train.steps and (rates := optimizer.jump(before.train, config.train, start)):
             shown = f"train.steps was {before.train.steps} and is {config.train.steps} now"
             rates = f"the learning rate goes on at {rates[1]:.2g}, where it was {rates[0]:.2g}"
-            print(f"retune_jax: {shown}: {rates} (schedule={config.train.schedule})", file=sys.stderr)
+            say(f"{shown}: {rates} (schedule={config.train.schedule})")
 
     stale = start < config.train.steps or not (config.task == recipes.PRETRAINING or evaluated(workdir, config))
-    if stale and jax.process_index() == 0:
+    if stale and distributed.is_first():
         runs.drop_results(workdir, base=start < config.train.steps)
 
     # --- The loop ---
@@ -121,22 +124,25 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
     step_fn = loss.make_step(graphdef, adamw, accumulate=config.train.accumulate, shardings=layout)
     dropout_key = jax.random.key(config.seed)
     log = Log(
-        workdir / runs.METRICS if jax.process_index() == 0 else None,
+        workdir / runs.METRICS if distributed.is_first() else None,
         start=start,
         steps=config.train.steps,
         every=config.train.log_every,
         schedule=optimizer.schedule(config.train),
     )
-    step = start
+    agreement = Agreement(mesh)
+    step, stopped = start, 0
     try:
         with StopRequests() as stop:
-            while step < config.train.steps and not stop.requested:
-                batch = jax.tree.map(place, next(batches))
+            while step < config.train.steps and not stopped:
+                agreement.ask(stop.requested)
+                batch = pipeline.place(next(batches), rows_over_mesh)
                 state, metrics = step_fn(state, frozen, batch, jax.random.fold_in(dropout_key, step))
                 step += 1
                 stop.unsaved = True
                 log.step(step, metrics)
-                if step % config.train.save_every == 0 or step == config.train.steps or stop.requested:
+                stopped = agreement.answer(stop.requested)
+                if step % config.train.save_every == 0 or step == config.train.steps or stopped:
                     log.flush()  # no loss that is not finite gets into a checkpoint
                     checkpoints.save(step, **state, data=batches.get_state(), config=config)
             checkpoints.wait()
@@ -149,18 +155,28 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
         log.close()
         batches.close()
         checkpoints.close()
-    if stop.requested:
-        print(f"retune_jax: stopped after step {step}, saved; the same command goes on from there", file=sys.stderr)
-        sys.exit(128 + stop.requested)
+    if stopped:
+        say(f"stopped after step {step}, saved; the same command goes on from there")
+        sys.exit(128 + stopped)
 
     # --- What the run was for ---
     if step == start:
-        print(f"retune_jax: {workdir} has all its {step} steps", file=sys.stderr)
-    if lora is None and not (workdir / runs.BASE).exists():
-        weights.save_base(workdir / runs.BASE, base.shape, state["params"], base.tokenizer.path)
-    if config.task != recipes.PRETRAINING and not (workdir / runs.EVAL).exists():
-        model = nnx.merge(graphdef, state["params"], frozen)
-        evaluate(workdir=workdir, config=config, model=model, tokenizer=base.tokenizer)
+        say(f"{workdir} has all its {step} steps")
+    has_base, has_eval = distributed.gather([(workdir / runs.BASE).exists(), evaluated(workdir, config)])[0]
+    if lora is None and not has_base:
+        params = sharding.on_host(state["params"])
+        if distributed.is_first():
+            weights.save_base(workdir / runs.BASE, base.shape, params, base.tokenizer.path)
+    if config.task != recipes.PRETRAINING and not has_eval:
+        model = nnx.merge(graphdef, *sharding.on_this_process((state["params"], frozen), mesh))
+        if distributed.is_first():
+            evaluate(workdir=workdir, config=config, model=model, tokenizer=base.tokenizer)
+
+
+def say(line: str):
+    """A line for the user, from one process."""
+    if distributed.is_first():
+        print(f"retune_jax: {line}", file=sys.stderr)
 
 
 def source(config: ConfigDict):
@@ -176,7 +192,7 @@ def source(config: ConfigDict):
         wording=config.data.wording,
         seed=config.seed,
         data_dir=config.data.dir,
-        progress=jax.process_index() == 0,
+        progress=distributed.is_first(),
     )
     return data.source("train")
 
