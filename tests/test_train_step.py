@@ -110,6 +110,18 @@ def test_the_gradient_is_that_of_the_loss(split, batch):
     np.testing.assert_allclose((at(1e-3) - at(-1e-3)) / 2e-3, slope, rtol=2e-2)
 
 
+@pytest.mark.parametrize("most, parts", [(8 * 31 * 5, 3), (31, 12)])
+def test_logits_made_in_parts_give_the_loss_and_gradient_of_all_at_once(split, batch, most, parts, monkeypatch):
+    """And are nowhere whole: of all arrays of the program with a vocabulary's width, the largest is a part's."""
+    whole = gradient(split, batch, 1)
+    monkeypatch.setattr(loss, "LOGITS", most)
+    graphdef, params, frozen = split
+    cut = jax.jit(lambda *args: loss.gradient(*args, graphdef=graphdef, accumulate=1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), cut(params, frozen, batch, KEY), whole)
+    program = str(jax.make_jaxpr(cut)(params, frozen, batch, KEY))
+    assert f"f32[8,{12 // parts},31]" in program and "f32[8,12,31]" not in program and "f32[96,31]" not in program
+
+
 def test_remat_changes_nothing_but_memory(split, batch):
     expected = gradient(split, batch, 1)
     for remat in ("dots", "full"):

@@ -271,7 +271,11 @@ class Llama(nnx.Module):
             return jnp.matmul(rows, kernel, preferred_element_type=jnp.float32).reshape(*x.shape[:-1], -1)
 
     def __call__(self, tokens_BxT, positions_BxT, segment_ids_BxT, dropout_key=None):
-        """Logits [B, T, V] of packed rows.
+        """Logits [B, T, V] of packed rows, with the arguments of `stream`."""
+        return self.logits(self.stream(tokens_BxT, positions_BxT, segment_ids_BxT, dropout_key))
+
+    def stream(self, tokens_BxT, positions_BxT, segment_ids_BxT, dropout_key=None):
+        """Packed rows after the last layer, [B, T, D], as `logits` takes them, all at once or a part at a time.
 
         Args:
             tokens_BxT: int32 ids.
@@ -291,7 +295,7 @@ class Llama(nnx.Module):
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.layers)
         x_BxTxD, _ = jax.lax.scan(body, self.embed(tokens_BxT), (state, keys), unroll=self.unroll)
-        return self.logits(x_BxTxD)
+        return x_BxTxD
 
     def init_cache(self, batch: int, window: int):
         """An empty cache: of each layer (keys, values), each [batch, kv_heads, window, head_width] in the model's dtype.

@@ -7,7 +7,7 @@ and divides once, and gives what one big batch gives.
 Only `params` is differentiated. It holds the adapter, and `frozen` the base; or it holds all weights, and `frozen`
 nothing.
 
-Shape suffixes: B rows, T tokens, V vocabulary, A micro-batches, M rows of a micro-batch.
+Shape suffixes: B rows, T tokens (t: of a part), D model width, V vocabulary, A micro-batches, M rows of a micro-batch.
 """
 
 from functools import partial
@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+
+LOGITS = 2**24  # so many exist at a time
 
 
 def sums(params, frozen, batch, dropout_key, *, graphdef):
@@ -29,21 +31,51 @@ def sums(params, frozen, batch, dropout_key, *, graphdef):
 
     Returns:
         Σ weight · cross-entropy in nats, and a dict of the other sums: segments, target tokens, of them the ones that
-        the model would generate (argmax), and tokens that are not padding.
+        the model would generate, and tokens that are not padding.
     """
     model = nnx.merge(graphdef, params, frozen)
-    logits_BTV = model(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"], dropout_key)
+    x_BTD = model.stream(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"], dropout_key)
     with jax.named_scope("loss"):
-        losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets_BT"])
-        targeted_BT = batch["weights_BT"] > 0
-        hits_BT = targeted_BT & (logits_BTV.argmax(-1) == batch["targets_BT"])
+        loss, correct = cross_entropy(model.logits, x_BTD, batch["targets_BT"], batch["weights_BT"])
         counts = {
             "segments": batch["segments_B"].sum().astype(jnp.float32),
-            "target_tokens": targeted_BT.sum(),
-            "correct_tokens": hits_BT.sum(),
+            "target_tokens": (batch["weights_BT"] > 0).sum(),
+            "correct_tokens": correct,
             "tokens": (batch["segment_ids_BT"] > 0).sum(),
         }
-        return jnp.sum(losses_BT * batch["weights_BT"]), counts
+        return loss, counts
+
+
+def cross_entropy(logits, x_BTD, targets_BT, weights_BT):
+    """Σ weight · cross-entropy in nats, and how many targets of some weight have the highest logit.
+
+    The logits of a batch may be larger than all else that training keeps (2,048 tokens of 32,000 pieces: 250 MiB, several
+    times). Beyond `LOGITS` they are made for some columns of the rows at a time, and made again for the gradient.
+
+    Args:
+        logits: the function that maps [B, t, D] to float32 [B, t, V].
+        x_BTD, targets_BT, weights_BT: what it takes, the tokens to predict, and their shares in the loss.
+    """
+    length = x_BTD.shape[1]
+    vocabulary = jax.eval_shape(logits, x_BTD).shape[-1]
+    most = max(1, LOGITS // (x_BTD.shape[0] * vocabulary))  # columns at a time
+    parts = next(count for count in range(1, length + 1) if length % count == 0 and length // count <= most)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, one(*part)), None
+
+    def one(x_BtD, targets_Bt, weights_Bt):
+        logits_BtV = logits(x_BtD)
+        losses_Bt = optax.softmax_cross_entropy_with_integer_labels(logits_BtV, targets_Bt)
+        picked_Bt = jnp.take_along_axis(logits_BtV, targets_Bt[..., None], axis=-1)[..., 0]
+        hits_Bt = (weights_Bt > 0) & (picked_Bt >= logits_BtV.max(-1))
+        return jnp.sum(losses_Bt * weights_Bt), hits_Bt.sum()
+
+    if parts == 1:
+        return one(x_BTD, targets_BT, weights_BT)
+    rows = (x_BTD, targets_BT, weights_BT)
+    cut = jax.tree.map(lambda x: x.reshape(x.shape[0], parts, -1, *x.shape[2:]).swapaxes(0, 1), rows)
+    return jax.lax.scan(jax.checkpoint(add, prevent_cse=False), (jnp.zeros(()), jnp.zeros((), int)), cut)[0]
 
 
 def gradient(params, frozen, batch, dropout_key, *, graphdef, accumulate: int):
