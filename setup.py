@@ -18,7 +18,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["retune_jax", "retune_jax.*"]),
-    package_data={"retune_jax": ["assets/**/*"]},
+    package_data={"retune_jax": ["assets/**/*", "report/page.*", "report/*.js"]},
     install_requires=[
         "absl-py>=2.5.1",
         "array-record>=0.8.6",

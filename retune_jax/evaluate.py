@@ -4,9 +4,10 @@
     python -m retune_jax.evaluate --workdir=runs/parity-retune-tiny --lengths=30:60 --problems_per_length=100 --output=long
     python -m retune_jax.evaluate --workdir=runs/parity-retune-tiny --config.decode.slots=16 --config.decode.max_depth=100
 
-Prints a table and writes eval.json and accuracy.png into the workdir, or into --output. The problems of a length are the same
-for every run and method of a task. Any key of config.decode, config.eval and config.mesh can be set, and config.base where the
-base lies elsewhere now; they are the run's own otherwise. evaluation/sizes.py fits the decoder to the problems.
+Prints a table and writes eval.json, accuracy.png, samples.json and report.html into the workdir, or into --output. The problems
+of a length are the same for every run and method of a task. Any key of config.decode, config.eval and config.mesh can be set,
+and config.base where the base lies elsewhere now; they are the run's own otherwise. evaluation/sizes.py fits the decoder to the
+problems.
 """
 
 from absl import flags
@@ -45,7 +46,7 @@ def main(arguments: list[str]):
     sizes.for_evaluation(config, tokenizer)  # refuses what does not fit before anything is written
     disk.claim(output)
     with runs.hold(output):
-        evaluate(workdir=output, config=config, model=model, tokenizer=tokenizer)
+        evaluate(workdir=output, config=config, model=model, tokenizer=tokenizer, run=workdir)
         if output.samefile(workdir):  # the run's configuration says what its eval.json was made with
             recipes.write(config, workdir / recipes.FILE)
 

@@ -24,6 +24,7 @@ from retune_jax.evaluation import accuracy, figure, run
 from retune_jax.protocol import STATUSES, Context
 
 ROOT = Path(__file__).parents[1]
+WRITTEN = ["accuracy.png", "eval.json", "report.html", "samples.json"]
 ADDITION, DP, PARITY = (tasks.get(name) for name in ("addition", "dynamic_programming", "parity"))
 
 # Intervals
@@ -84,7 +85,7 @@ def report():
         "task": "parity",
         "method": "retune",
         "trained_lengths": [1, 2],
-        "rows": accuracy.rows(PARITY, "retune", asked, results),
+        "rows": accuracy.rows(accuracy.judged(PARITY, "retune", asked, results)),
     }
 
 
@@ -100,7 +101,7 @@ def test_rows_count_what_happened(report):
 
 def test_an_answer_of_a_problem_that_ended_early_does_not_count():
     right = PARITY.written((1, 0), "retune")
-    (row,) = accuracy.rows(PARITY, "retune", [(2, (1, 0))], [result(right, "token_budget")])
+    (row,) = accuracy.rows(accuracy.judged(PARITY, "retune", [(2, (1, 0))], [result(right, "token_budget")]))
     assert row["correct"] == 0 and row["errors"] == {"token_budget": 1}
 
 
@@ -169,7 +170,7 @@ def test_a_model_that_writes_the_truth_is_right_at_every_length(method, tmp_path
     assert json.loads((tmp_path / "eval.json").read_text()) == report
     assert [(row["length"], row["correct"], row["errors"]) for row in report["rows"]] == [(n, 2, {}) for n in (1, 2, 3)]
     assert capsys.readouterr().out == accuracy.table(report) + "\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.png", "eval.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == WRITTEN
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_the_command_writes_the_results_of_a_run_where_it_is_told(trained, tmp_p
     before = files(trained)
     command(workdir=str(trained), lengths="2,4:5", problems_per_length=3, output=str(tmp_path / "new" / "here"))
     assert files(trained) == before
-    assert sorted(path.name for path in (tmp_path / "new" / "here").iterdir()) == ["accuracy.png", "eval.json"]
+    assert sorted(path.name for path in (tmp_path / "new" / "here").iterdir()) == WRITTEN
     report = json.loads((tmp_path / "new" / "here" / "eval.json").read_text())
     assert list(report) == ["task", "method", "trained_lengths", "settings", "rows"]
     assert (report["task"], report["method"], report["trained_lengths"]) == ("parity", "retune", [1, 21])

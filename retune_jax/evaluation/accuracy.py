@@ -8,6 +8,7 @@ Where a length has few problems (two lists of one bit), some come twice, and tra
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,18 +37,32 @@ def wilson(correct: int, problems: int) -> tuple[float, float]:
     return (0.0 if correct == 0 else middle - half), (1.0 if correct == problems else middle + half)
 
 
-def rows(task: Task, method: str, asked: Sequence[tuple[int, object]], results: Sequence) -> list[dict]:
-    """The rows of eval.json, one a length, from problems and the decoder's results for them."""
-    by_length: dict[int, list] = {}
+class Judged(NamedTuple):
+    """What became of one problem; `error` is `errors.classify`'s word, None where nothing was wrong."""
+
+    length: int
+    correct: bool
+    status: str
+    error: str | None
+
+
+def judged(task: Task, method: str, asked: Sequence[tuple[int, object]], results: Sequence) -> list[Judged]:
+    """Grades the decoder's results for problems (length, problem), in their order."""
+    found = []
     for (length, problem), result in zip(asked, results, strict=True):
         correct = result.status == "ok" and task.grade(problem, method, result.text)
         error = errors.classify(task, method, result.context, result.status, correct)
-        by_length.setdefault(length, []).append((correct, result.status, error))
-    return [_row(length, outcomes) for length, outcomes in sorted(by_length.items())]
+        found.append(Judged(length, correct, result.status, error))
+    return found
 
 
-def _row(length: int, outcomes: list[tuple[bool, str, str | None]]) -> dict:
-    correct = sum(right for right, _, _ in outcomes)
+def rows(found: Sequence[Judged]) -> list[dict]:
+    """The rows of eval.json, one a length."""
+    return [_row(length, [one for one in found if one.length == length]) for length in sorted({one.length for one in found})]
+
+
+def _row(length: int, outcomes: list[Judged]) -> dict:
+    correct = sum(one.correct for one in outcomes)
     low, high = wilson(correct, len(outcomes))
     return {
         "length": length,
@@ -56,8 +71,8 @@ def _row(length: int, outcomes: list[tuple[bool, str, str | None]]) -> dict:
         "accuracy": correct / len(outcomes),
         "low": low,
         "high": high,
-        "statuses": dict(Counter(status for _, status, _ in outcomes)),
-        "errors": dict(Counter(error for _, _, error in outcomes if error)),
+        "statuses": dict(Counter(one.status for one in outcomes)),
+        "errors": dict(Counter(one.error for one in outcomes if one.error)),
     }
 
 

@@ -1,13 +1,15 @@
 """One evaluation: problems, decoder, grading, and the files and the table that come of it."""
 
 import json
+import time
 from pathlib import Path
 
 from retune_jax import config as recipes
 from retune_jax import disk, tasks
+from retune_jax import report as pages
 from retune_jax.checkpoints import runs
 from retune_jax.decoding import RecursiveDecoder
-from retune_jax.evaluation import accuracy, figure, sizes
+from retune_jax.evaluation import accuracy, figure, samples, sizes
 from retune_jax.models import lora
 from retune_jax.progress import bar
 
@@ -27,7 +29,7 @@ def evaluated(workdir: Path, config) -> bool:
         return False
 
 
-def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
+def evaluate(*, workdir: Path, config, model, tokenizer, run: Path | None = None) -> dict:
     """Evaluates a model as `config` says, prints the table, writes the results into `workdir`, and returns the report.
 
     Args:
@@ -35,6 +37,7 @@ def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
         config: a run's configuration; `decode` and `eval` say how.
         model: the model with its adapter, as `RecursiveDecoder` takes it.
         tokenizer: the model's.
+        run: the folder with the run's training curves; `workdir` by default.
     """
     task = tasks.reworded(tasks.get(config.task), config.eval.wording)
     asked = accuracy.problems(task, recipes.read_lengths(config.eval.lengths), config.eval.problems_per_length)
@@ -43,17 +46,24 @@ def evaluate(*, workdir: Path, config, model, tokenizer) -> dict:
     sizes.say(config.decode, sized, f"problems of length {asked[0][0]}")
     decoder = RecursiveDecoder(lora.merge(model), tokenizer, sized)
     prompts = [task.question(problem, config.method) for _, problem in asked]
+    begun = time.perf_counter()
     with bar(total=len(prompts), unit="problem", desc="evaluate") as shown:
         results = decoder.solve(prompts, progress=lambda ended, total: shown.update(ended - shown.n))
+    seconds = time.perf_counter() - begun
+    judged = accuracy.judged(task, config.method, asked, results)
     report = {
         "task": config.task,
         "method": config.method,
         "trained_lengths": list(task.trained_lengths),
         "settings": settings(config),
-        "rows": accuracy.rows(task, config.method, asked, results),
+        "rows": accuracy.rows(judged),
     }
+    behind = samples.collect(task, config, asked, results, judged, seconds=seconds)
     with disk.replacing(workdir / FIGURE) as fresh:
         figure.draw([report], fresh)
+    with disk.replacing(workdir / samples.FILE) as fresh:
+        fresh.write_text(json.dumps(behind, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    pages.write([pages.shown(workdir.resolve().name, report, behind, run or workdir)], workdir / pages.FILE)
     with disk.replacing(workdir / runs.EVAL) as fresh:  # last: where it stands, the evaluation is complete
         fresh.write_text(json.dumps(report, indent=1) + "\n")
     print(accuracy.table(report))

@@ -11,11 +11,14 @@ from pathlib import Path
 from retune_jax import config as recipes
 from retune_jax import tasks
 from retune_jax.checkpoints import runs
-from retune_jax.decoding import RecursiveDecoder, Result
+from retune_jax.decoding import DecoderConfig, RecursiveDecoder, Result
 from retune_jax.evaluation import calltree, sizes
 from retune_jax.models import lora, sharding
 from retune_jax.protocol import Context
 from retune_jax.tasks import ProblemError, Task
+
+# What a free prompt is given: nobody knows what it takes.
+FREE = sizes.Need(window=128, stack=2048, depth=32, tokens=4096, calls=100)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +99,15 @@ class Solver:
         slots = 1
         while slots < min(len(asked), self.config.decode.slots):
             slots *= 2
-        sized = sizes.for_problems(self.config, self.tokenizer, [one.problem for one in asked if one.task])
-        sized = dataclasses.replace(sized, slots=min(slots, max(1, self.config.decode.slots)))
+        if self.task is None:
+            sized = DecoderConfig(**{**self.config.decode, **sizes.roomy(FREE, FREE.depth)})
+        else:
+            sized = sizes.for_problems(self.config, self.tokenizer, [one.problem for one in asked if one.task])
+        free = [len(self.tokenizer.encode(one.prompt)) for one in asked if one.task is None]
+        window = sized.window
+        while window < max(free, default=0) + FREE.window:  # so that a free prompt has room for an answer
+            window *= 2
+        sized = dataclasses.replace(sized, window=window, slots=min(slots, max(1, self.config.decode.slots)))
         return RecursiveDecoder(self.model, self.tokenizer, sized)
 
     def _records(self, asked: Asked, tree: Context) -> list[calltree.ContextRecord]:
