@@ -40,6 +40,7 @@ setup(
         "test": [
             "hypothesis>=6.170.15",
             "peft>=0.21.2",
+            "playwright>=1.65.2",
             "pytest>=9.2.0",
             "ruff>=0.17.6",
             "safetensors>=0.8.0",

@@ -25,6 +25,7 @@ class Tree {
     this.problem = problem;
     this.contexts = problem.contexts;
     this.children = this.contexts.map((context) => context.segments.map((s) => s.callee).filter((callee) => callee !== null));
+    this.root.classList.toggle("many", this.contexts.length > 300); // rows out of sight are not laid out then
     this.root.replaceChildren(this.row(0));
     const wrong = this.firstMistake();
     if (wrong === null) {
