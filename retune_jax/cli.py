@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from retune_jax import compiled, disk
+from retune_jax import compiled, disk, usage
 from retune_jax.errors import UserError
 
 
@@ -103,6 +103,9 @@ def configuration(given: str, overrides: Sequence[str]) -> ConfigDict:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
+    if usage.asked(argv):
+        print(usage.text())
+        sys.exit(0)
     # A command without --config hands its overrides on to `override`.
     handed_on = [] if "config" in flags.FLAGS else [text for text in argv[1:] if text.startswith("--config.")]
     with _explained(argv):

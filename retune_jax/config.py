@@ -344,6 +344,12 @@ def read(path: Path) -> ConfigDict:
     return config.lock()
 
 
+def as_flags(config: ConfigDict) -> list[str]:
+    """Every key as the flag that sets it to the value it has; keys that are worked out later stand as they are: None."""
+    flat = _flat(config.to_dict())
+    return [f"--config.{key}={value}".replace("\n", "\\n") for key, value in flat.items()]
+
+
 def first_difference(old: ConfigDict, new: ConfigDict, free: tuple[str, ...] = MAY_CHANGE) -> tuple[str, object, object] | None:
     """The first key, with both values, in which `new` is another experiment than `old`; None where it is the same.
 

@@ -5,7 +5,7 @@
 
 On many processes (launch/ starts them) it is the same command; each takes part in the run.
 
-Any key of the configuration (retune_jax/config.py lists them) can be set as --config.KEY=VALUE. The same command again
+Any key of the configuration (retune_jax/config.py explains them) can be set as --config.KEY=VALUE. The same command again
 goes on from the last checkpoint; Ctrl-C and SIGTERM save one. Exit code 0: trained and evaluated; 2: a mistake in the
 command; 130 or 143: stopped by Ctrl-C or SIGTERM; 1: anything else, such as a loss that is no longer a number.
 """
@@ -18,6 +18,7 @@ from retune_jax import config as recipes
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config(), and its arguments.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/TASK-METHOD-MODEL).")
+PRINT = flags.DEFINE_bool("print_config", False, "Print every key of the configuration, as flags, and end.")
 FLAGS = distributed.define_flags()
 flags.mark_flag_as_required("config")
 
@@ -26,6 +27,9 @@ def main(arguments: list[str]):
     """The command line."""
     cli.no_arguments(arguments)
     recipes.check_overrides(config_flags.get_override_values(flags.FLAGS["config"]))
+    if PRINT.value:
+        print("\n".join(recipes.as_flags(CONFIG.value)))
+        return
     from retune_jax.training import loop  # here, so that --help and mistakes need not wait for JAX
 
     config = CONFIG.value

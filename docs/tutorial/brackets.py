@@ -1,8 +1,8 @@
 """How deep are brackets nested? A task of one's own and its recipe, in one file.
 
 The model drops the first bracket and asks itself about the rest. An opening bracket lies one deeper than what comes back; a
-closing one takes a level away, down to 0. Brackets are written as a list, 1 for an opening and 0 for a closing one, because lists
-of numbers are what the tiny base model can copy; people may write (()()) all the same.
+closing one takes a level away, down to 0. Brackets are written as a list, 1 for an opening and 0 for a closing one, because
+lists of numbers are what the tiny base model can copy; people may write (()()) all the same.
 """
 
 from retune_jax.config import recipe
