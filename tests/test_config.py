@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from retune_jax import config as recipes
+from retune_jax import tasks
 from retune_jax.errors import UserError
 from retune_jax.evaluation import sizes
 from retune_jax.tokenizer import tiny
@@ -38,8 +39,8 @@ def test_the_training_set_is_small_or_the_papers():
     assert recipes.recipe("model=llama_7b,data=small", task="parity", small=0.2).data.scale == 0.2
 
 
-@pytest.mark.parametrize("method", ["retune", "scratchpad", "baseline"])
-@pytest.mark.parametrize("task", ["parity", "addition", "dynamic_programming"])
+@pytest.mark.parametrize("method", [*tasks.METHODS, *tasks.ABLATIONS])
+@pytest.mark.parametrize("task", tasks.names())
 def test_shipped_recipes_are_valid_and_their_windows_hold_what_they_evaluate(task, method):
     spec = importlib.util.spec_from_file_location(task, ROOT / "configs" / f"{task}.py")
     module = importlib.util.module_from_spec(spec)
