@@ -18,13 +18,14 @@ import small_run
 from commands import ROOT
 
 from retune_jax import config as recipes
-from retune_jax import disk, study, tasks, tokenizer
+from retune_jax import disk, tasks, tokenizer
 from retune_jax.checkpoints import runs, weights
 from retune_jax.data import builder
 from retune_jax.errors import UserError
 from retune_jax.evaluation import accuracy, run, sizes
 from retune_jax.models import sharding
 from retune_jax.protocol import Context, Segment
+from retune_jax.studies import runner
 from retune_jax.training import loop, optimizer, stop
 
 STEPS = 2
@@ -127,11 +128,11 @@ def test_1_2_a_signal_to_a_study_is_passed_on_and_its_run_waited_for(number, tmp
 
 def test_3_a_run_counts_for_a_study_only_when_its_config_says_what_is_asked(workdir, config):
     (workdir / "eval.json").write_text("{}")
-    assert study.counts(workdir, recipes.read_run(workdir))
+    assert runner.counts(workdir, recipes.read_run(workdir))
     for key, value in {"train.learning_rate": 0.5, "eval.lengths": "1:9", "train.steps": 9, "decode.slots": 3}.items():
         wanted = recipes.read_run(workdir)
         wanted.update_from_flattened_dict({key: value})
-        assert not study.counts(workdir, wanted), key
+        assert not runner.counts(workdir, wanted), key
 
 
 # 4 - 8: one folder, one run

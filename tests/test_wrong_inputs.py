@@ -32,7 +32,7 @@ ROWS = [
     (EVALUATE, ["extra"], ["unexpected argument 'extra'"]),
     (EVALUATE, ["--problems_per_length=many"], ["problems_per_length", "many"]),
     (("retune_jax.solve",), [], ["workdir"]),
-    (("retune_jax.study",), [], ["recipe"]),
+    (("retune_jax.study",), [], ["workdir"]),
     (("retune_jax.tokenizer",), [], ["output"]),
     (("retune_jax.evaluation.figure",), [], ["output"]),
     # Config files

@@ -14,7 +14,13 @@ from pathlib import Path
 from retune_jax import cli, disk
 from retune_jax.errors import UserError
 
-COLOURS = {"retune": "#1b6ca8", "scratchpad": "#d1802b", "baseline": "#7a7a7a"}
+COLOURS = {
+    "retune": "#1b6ca8",
+    "scratchpad": "#d1802b",
+    "baseline": "#7a7a7a",
+    "no_isolation": "#8b5fa8",
+    "no_carry": "#b23a48",
+}
 
 
 def draw(reports: Sequence[dict], path: Path):

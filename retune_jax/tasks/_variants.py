@@ -4,10 +4,10 @@ A `Wording` stands beside its task and says, for each template that the task's p
 
     >>> from retune_jax import tasks
     >>> parity = tasks.get("parity")
-    >>> odd = Wording("odd", {"What is the parity of {}?": "Is there an odd number of ones in {}?"})
+    >>> odd = Wording("odd", {"What is the parity of {}?": "Is the sum of {} odd?"})
     >>> odd.write("What is the parity of [0, 1]?")
-    'Is there an odd number of ones in [0, 1]?'
-    >>> odd.read("Is there an odd number of ones in [0, 1]?")
+    'Is the sum of [0, 1] odd?'
+    >>> odd.read("Is the sum of [0, 1] odd?")
     'What is the parity of [0, 1]?'
 
 The task in that wording is a task like any other. It is solved by the same solver, whose calls are asked in the same words:
@@ -15,8 +15,8 @@ The task in that wording is a task like any other. It is solved by the same solv
     >>> parity.wordings[0].name
     'odd'
     >>> print(tasks.trace(reworded(parity, "odd"), (0, 1)).text)
-     Is there an odd number of ones in [0, 1]?
-    Solution: Call: Is there an odd number of ones in [1]?
+     Is the sum of [0, 1] odd?
+    Solution: Call: Is the sum of [1] odd?
     Return: 1
     Answer: 1
 """

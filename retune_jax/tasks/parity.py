@@ -40,9 +40,9 @@ class Parity(Task):
     trained_lengths = (1, LONGEST)
     evaluated_lengths = (1, 40)  # the paper's figure ends at 29
     wordings = (
-        Wording("odd", {TOP: "Is there an odd number of ones in {}?"}),
+        Wording("odd", {TOP: "Is the sum of {} odd?"}),
         Wording("bare", {TOP: "{} parity"}),
-        Wording("sum", {TOP: "Add up {} modulo two."}),
+        Wording("sum", {TOP: "Sum of {} modulo two"}),
     )
 
     def parse(self, text):
