@@ -89,6 +89,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
             "method": method,
             "model": model,  # a preset of models/presets.py, or "custom": whatever shape the base has
             "base": "tiny",  # the weights to tune: "tiny" ships, a folder made by convert, or "random"
+            "quantize": "none",  # the frozen base, held in 8 or 4 bits a weight: "int8" or "nf4" (models/quantize.py)
             "seed": 0,
             "lora": {
                 "rank": 16,  # 0: no adapter, all weights are trained
@@ -204,7 +205,7 @@ def check_overrides(overridden: dict):
 def validate(config: ConfigDict):
     """Checks a whole configuration; a `UserError` names the first key that is wrong, its value and what it may be."""
     from retune_jax.decoding import DecoderConfig  # here, because they bring JAX
-    from retune_jax.models import attention, llama, lora, presets
+    from retune_jax.models import attention, llama, lora, presets, quantize
 
     given, known = _flat(config.to_dict()), _flat(_template(config.task, config.method, config.model).to_dict())
     for path in sorted(known.keys() ^ given.keys()):
@@ -224,6 +225,8 @@ def validate(config: ConfigDict):
     _one_of(config, "train.loss", LOSSES)
     _one_of(config, "train.remat", llama.REMAT_POLICIES)
     _one_of(config, "train.attention", attention.KINDS)
+    _one_of(config, "quantize", quantize.KINDS)
+    quantize.check(config.quantize, config.lora.rank)
     attention.check(config.train.attention)
     for target in config.lora.targets.split(","):
         if target not in lora.PROJECTIONS:

@@ -17,6 +17,7 @@ from retune_jax.checkpoints import hugging_face, peft, runs, safetensors, weight
 from retune_jax.checkpoints.importing import ORIGIN
 from retune_jax.checkpoints.source import read_json, transposed
 from retune_jax.errors import UserError
+from retune_jax.models import quantize as quantizing
 from retune_jax.models.lora import LoraConfig
 from retune_jax.progress import bar
 
@@ -34,12 +35,15 @@ def export_peft(workdir: Path, output: Path):
 
 def export_hf(workdir: Path, output: Path):
     """Writes the model of a run, its adapter merged, as transformers reads it, with its tokenizer."""
-    _, base, lora, adapter = runs.load_adapter(workdir)
-    write_hf(base, lora, adapter, output)
+    config, base, lora, adapter = runs.load_adapter(workdir)
+    write_hf(base, lora, adapter, output, config.quantize)
 
 
-def write_hf(base: weights.Base, lora: LoraConfig | None, adapter: dict, output: Path):
-    """Writes a base in transformers' files, with `adapter`, as `runs.load_adapter` gives it, merged into it."""
+def write_hf(base: weights.Base, lora: LoraConfig | None, adapter: dict, output: Path, quantize: str = "none"):
+    """Writes a base in transformers' files, with `adapter`, as `runs.load_adapter` gives it, merged into it.
+
+    An adapter that was trained beside a quantised base is merged into what that means.
+    """
     params = traverse_util.flatten_dict(base.params, sep="/")
     announced, places = {}, {}
     for name, theirs in hugging_face.NAMES.items():
@@ -55,6 +59,8 @@ def write_hf(base: weights.Base, lora: LoraConfig | None, adapter: dict, output:
         def parts(theirs: str) -> Iterator[np.ndarray]:
             name, layer = places[theirs]
             part = params[name][layer]
+            if name.startswith("layers/") and name.endswith("/kernel"):
+                part = quantizing.rounded(quantize, part)
             if f"{name.removesuffix('/kernel')}/lora/a" in adapter:
                 a, b = (adapter[f"{name.removesuffix('/kernel')}/lora/{matrix}"][layer] for matrix in "ab")
                 part = (part.astype(np.float32) + lora.alpha / lora.rank * (a @ b)).astype(part.dtype)

@@ -207,7 +207,8 @@ def load_model(workdir: Path, mesh: jax.sharding.Mesh, config: ConfigDict | None
     base = weights.load_base(config.base, config.model)
     check_base(workdir, base)
     lora = weights.lora_config(config.lora)
-    model = weights.assemble(base, lora, remat="none", context_length=None, seed=config.seed, mesh=mesh)
+    how = {"remat": "none", "context_length": None, "quantize": config.quantize}
+    model = weights.assemble(base, lora, **how, seed=config.seed, mesh=mesh)
     graphdef, params, rest = nnx.split(model, trained(lora), ...)
     return config, nnx.merge(graphdef, _newest(workdir, abstract(nnx.to_pure_dict(params))), rest), base.tokenizer
 

@@ -30,6 +30,7 @@ from retune_jax import tokenizer as tokenizers
 from retune_jax.checkpoints import safetensors
 from retune_jax.errors import UserError
 from retune_jax.models import presets, sharding
+from retune_jax.models import quantize as quantizing
 from retune_jax.models.llama import Llama, LlamaConfig
 from retune_jax.models.lora import LoraConfig, LoRAParam
 from retune_jax.models.rope import RopeScaling
@@ -174,14 +175,15 @@ def assemble(
     seed: int,
     mesh: jax.sharding.Mesh,
     attention: str = "xla",
+    quantize: str = "none",
 ) -> Llama:
     """The model on the mesh: the base's weights, and an adapter fresh from `seed`, laid out by models/sharding.py.
 
     Nothing is drawn that is not used: XLA leaves the base's random weights out where only the adapter is asked for.
     """
 
-    def initial(key):
-        how = {"remat": remat, "context_length": context_length, "attention": attention}
+    def initial(key, quantize=quantize):
+        how = {"remat": remat, "context_length": context_length, "attention": attention, "quantize": quantize}
         return Llama(base.shape, lora, **how, rngs=nnx.Rngs(params=key))
 
     key = jax.random.key(seed)
@@ -197,9 +199,19 @@ def assemble(
     if base.params is None:
         weights = drawn(nnx.Not(LoRAParam), where)
     else:
-        _check_shapes(base.params, weights)
-        weights = jax.tree.map(_placed, base.params, where)
+        whole = nnx.eval_shape(lambda key: initial(key, "none"), key)
+        _check_shapes(base.params, nnx.to_pure_dict(nnx.state(whole, nnx.Not(LoRAParam))))
+        weights = _held(base.params, where, quantize)
     return nnx.merge(graphdef, adapter, weights)
+
+
+def _held(stored, where, quantize: str):
+    """The arrays of a base on the mesh, one at a time; a kernel takes the place of a dict where it is to be quantised."""
+    if isinstance(stored, dict):
+        return {name: _held(stored[name], where[name], quantize) for name in where}
+    if isinstance(where, dict):
+        return jax.tree.map(_placed, quantizing.parts(quantize, stored), where)
+    return _placed(stored, where)
 
 
 def _placed(stored, sharding) -> jax.Array:

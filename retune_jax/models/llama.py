@@ -188,12 +188,13 @@ class FeedForward(nnx.Module):
 class Layer(nnx.Module):
     """One transformer layer: attention and feed-forward, each added to the stream."""
 
-    def __init__(self, config: LlamaConfig, lora: LoraConfig | None, rngs: nnx.Rngs):
+    def __init__(self, config: LlamaConfig, lora: LoraConfig | None, quantize: str, rngs: nnx.Rngs):
         dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
 
         def projection(name, in_width, out_width):
             chosen = lora if lora is not None and name in lora.targets else None
-            return Projection(in_width, out_width, chosen, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+            how = {"dtype": dtype, "param_dtype": param_dtype, "quantize": quantize}
+            return Projection(in_width, out_width, chosen, **how, rngs=rngs)
 
         self.attention_norm = RMSNorm(config.width, config.norm_epsilon, param_dtype=param_dtype)
         self.attention = Attention(config, projection)
@@ -225,6 +226,7 @@ class Llama(nnx.Module):
         rngs: nnx.Rngs,
         context_length: int | None = None,
         attention: str = "xla",
+        quantize: str = "none",
     ):
         """Makes a model with random weights; under `nnx.eval_shape`, only its shapes.
 
@@ -235,6 +237,7 @@ class Llama(nnx.Module):
             rngs: the stream `params` draws the weights.
             context_length: a promise that no context of a packed row is longer, which makes attention by `xla` cheaper.
             attention: how packed rows attend: one of `attention.KINDS`.
+            quantize: how the layers' kernels are held: one of `quantize.KINDS`.
         """
         param_dtype = jnp.dtype(config.param_dtype)
         table = jax.random.normal(rngs.params(), (config.vocab_size, config.width), param_dtype)
@@ -243,7 +246,7 @@ class Llama(nnx.Module):
         @nnx.split_rngs(splits=config.layers)
         @nnx.vmap(in_axes=0, out_axes=0)
         def stacked(rngs):
-            return Layer(config, lora, rngs)
+            return Layer(config, lora, quantize, rngs)
 
         self.layers = stacked(rngs)
         self.norm = RMSNorm(config.width, config.norm_epsilon, param_dtype=param_dtype)

@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from retune_jax.models.quantize import HELD, product
+
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -77,9 +79,20 @@ class Adapter(nnx.Module):
 class Projection(nnx.Module):
     """A linear map without bias, with an adapter beside it where `lora` is given."""
 
-    def __init__(self, in_width: int, out_width: int, lora: LoraConfig | None, *, dtype, param_dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_width: int,
+        out_width: int,
+        lora: LoraConfig | None,
+        *,
+        dtype,
+        param_dtype,
+        rngs: nnx.Rngs,
+        quantize: str = "none",
+    ):
         initial = jax.random.truncated_normal(rngs.params(), -3, 3, (in_width, out_width), param_dtype)
-        self.kernel = nnx.Param(initial * in_width**-0.5)
+        initial *= in_width**-0.5
+        self.kernel = nnx.data(nnx.Param(initial) if quantize == "none" else HELD[quantize](initial))
         widths = (in_width, out_width)
         # The adapter stays float32 whatever the base is stored in: its updates are small beside its values.
         self.lora = nnx.data(
@@ -91,7 +104,10 @@ class Projection(nnx.Module):
         """Maps x [..., in] to [..., out]."""
         # One row axis: with several, XLA's CPU back end takes twice the time for the gradient of the kernel.
         rows = x.reshape(-1, x.shape[-1])
-        y = rows @ self.kernel[...].astype(self.dtype)
+        if isinstance(self.kernel, nnx.Param):
+            y = rows @ self.kernel[...].astype(self.dtype)
+        else:
+            y = product(rows, self.kernel, self.dtype)
         if self.lora is not None:
             y = y + self.lora(rows, dropout_key)
         return y.reshape(*x.shape[:-1], -1)
@@ -101,11 +117,16 @@ def merge(model: nnx.Module) -> nnx.Module:
     """A copy whose adapters are in its kernels, which maps as the model does (without dropout): W + (alpha / rank) A B.
 
     Decoding takes many small steps, and this saves two products beside each. A kernel of less precision than float32 would
-    lose the finer part of its adapter, and keeps it beside it.
+    lose the finer part of its adapter, and keeps it beside it; a quantised one is expanded first where the arithmetic is in
+    float32, and else stays as it is.
     """
     model = nnx.clone(model)
     for _, module in nnx.iter_graph(model):
-        if isinstance(module, Projection) and module.lora is not None and module.kernel[...].dtype == jnp.float32:
+        if not isinstance(module, Projection) or module.lora is None:
+            continue
+        if not isinstance(module.kernel, nnx.Param) and module.dtype == jnp.float32:
+            module.kernel = nnx.data(nnx.Param(jax.vmap(lambda held: held.expanded(jnp.float32))(module.kernel)))
+        if isinstance(module.kernel, nnx.Param) and module.kernel[...].dtype == jnp.float32:
             module.kernel[...] += module.lora.scale * (module.lora.a[...] @ module.lora.b[...])
             module.lora = nnx.data(None)
     return model

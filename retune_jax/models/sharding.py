@@ -21,8 +21,8 @@ CACHE = PartitionSpec(("data", "fsdp"), "tensor")  # [slots, kv_heads, window, h
 
 # A leading None is the layer axis of the scanned layers.
 RULES = (
-    (r"(q|k|v|gate|up)/kernel$", (None, "fsdp", "tensor")),
-    (r"(o|down)/kernel$", (None, "tensor", "fsdp")),
+    (r"(q|k|v|gate|up)/kernel(/codes|/block_codes)?$", (None, "fsdp", "tensor")),
+    (r"(o|down)/kernel(/codes|/block_codes)?$", (None, "tensor", "fsdp")),
     (r"(q|k|v|gate|up)/lora/a$", (None, "fsdp", None)),
     (r"(q|k|v|gate|up)/lora/b$", (None, None, "tensor")),
     (r"(o|down)/lora/a$", (None, "tensor", None)),

@@ -91,6 +91,7 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
         remat=config.train.remat,
         context_length=config.data.context_length,
         attention=config.train.attention,
+        quantize=config.quantize,
         seed=config.seed,
         mesh=mesh,
     )
