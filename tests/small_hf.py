@@ -16,6 +16,8 @@ from retune_jax import tokenizer
 from retune_jax.checkpoints import weights
 from retune_jax.models import sharding
 
+torch.set_num_threads(1)  # the models are small, and tests run side by side
+
 VOCAB = 384
 
 SIZES = {
