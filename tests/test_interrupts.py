@@ -1,0 +1,122 @@
+"""Ctrl-C ends every command in one line and with exit code 130, at whatever moment it comes; starts and mistakes are quick."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import small_run
+from commands import ROOT
+
+TRAIN = "retune_jax.train --config=configs/parity.py --workdir=new --config.data.dir=data --config.data.scale=0.001"
+TINY = "--config.train.steps=2000 --config.train.rows=4 --config.train.log_every=1000"
+EVALUATE = "retune_jax.evaluate --workdir=run --output=results --lengths=1:3 --problems_per_length=50"
+SOLVE = "retune_jax.solve --workdir=run"
+STUDY = "retune_jax.study resampling --recipe=configs/parity.py --workdir=studies"
+# Seconds after the start. The interpreter itself takes some 50 ms before the first line of this project.
+MOMENTS = [
+    *((f"{TRAIN} {TINY}", after) for after in (0.2, 0.3, 0.5, 0.8, 1.2, 1.7, 2.3, 3, 3.7, 4.5, 6)),
+    *((EVALUATE, after) for after in (0.2, 0.6, 1.4, 2.5, 4)),
+    (SOLVE + " --interactive", 0.5),
+    (STUDY, 0.3),
+    ("retune_jax.tokenizer --output=tokenizer.model", 1.0),
+    ("retune_jax.evaluation.skills --problems=1000", 2.0),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("interrupts")
+    small_run.make(folder)
+    (folder / "configs").symlink_to(ROOT / "configs")
+    return folder
+
+
+def command(words, folder):
+    # What is compiled is not kept: compiling is what is to be interrupted.
+    env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_ENABLE_COMPILATION_CACHE="0")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", *words.split()], cwd=folder, env=env, **pipes)
+
+
+def pressed(moment, folder):
+    """A command with Ctrl-C at that moment: how it ended, and how many seconds after."""
+    words, after = moment
+    with command(words, folder) as process:
+        time.sleep(after)
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        # A prompt that is interrupted by a signal, not by its terminal, waits for a line.
+        _, err = process.communicate("\n" if "interactive" in words else None, timeout=60)
+        return process.returncode, err, time.monotonic() - begun
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_moment_of_any_command_is_one_line_and_130(folder):
+    assert len(MOMENTS) == 20
+    with ThreadPoolExecutor(2) as pool:
+        ends = list(pool.map(lambda moment: pressed(moment, folder), MOMENTS))
+    for moment, (code, err, _) in zip(MOMENTS, ends):
+        told = [line for line in err.split("\n") if line and not line.startswith(("step ", "retune_jax: run 1 of"))]
+        told = [line for line in told if "sized for" not in line and "contexts" not in line and "%|" not in line]
+        assert code == 130, (moment, err)
+        assert len(told) == 1 and told[0].startswith(("retune_jax: interrupted", "retune_jax: stopped after step")), (
+            moment,
+            err,
+        )
+    assert sorted(seconds for _, _, seconds in ends)[10] < 3
+
+
+COMPILES = """
+from retune_jax import interrupts
+interrupts.install()
+import jax, jax.numpy as jnp
+
+def deep(x):
+    for step in range(4000):
+        x = jnp.sin(x) @ x + step
+    return x
+
+lowered = jax.jit(deep).lower(jnp.ones((8, 8)))
+print("compiling", flush=True)
+lowered.compile()
+print("compiled", flush=True)
+"""
+
+
+def test_ctrl_c_in_the_middle_of_a_compile_does_not_wait_for_its_end():
+    env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_ENABLE_COMPILATION_CACHE="0")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", COMPILES], env=env, **pipes) as process:
+        assert process.stdout.readline() == "compiling\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "retune_jax: interrupted\n")
+
+
+QUICK = ["train", "evaluate", "solve", "study", "tasks", "convert", "tokenizer", "evaluation.figure", "evaluation.skills"]
+
+
+@pytest.mark.parametrize(
+    "words, code",
+    [
+        *((f"{name} --help", 0) for name in QUICK),
+        ("train --config=configs/parity.py --config.train.steps=many", 2),
+        ("train --config=configs/parity.py --config.train.steps=0", 2),
+        ("evaluate --workdir=nowhere", 2),
+        ("evaluate --workdir=run --config.decode.slots=0", 2),
+        ("solve --workdir=nowhere 1", 2),
+    ],
+)
+def test_help_and_mistakes_take_less_than_three_seconds(words, code, folder):
+    with command(f"retune_jax.{words}", folder) as process:
+        out, err = process.stdout.read(), process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == code, err
+    assert usage.ru_utime + usage.ru_stime < 3, "of the processor: other work on the machine does not count"
+    assert err.count("\n") == (1 if code else 0) and bool(out) == (not code)
