@@ -42,11 +42,11 @@ def trouble(error: BaseException | None) -> str | None:
 
 
 def folder(text: str | None, name: str) -> Path:
-    """The local path that a user wrote for the flag or key `name`, `~` resolved; a `UserError` where it is none."""
+    """The local folder (or file) that a user wrote for the flag or key `name`, `~` resolved; a `UserError` where it is none."""
     if not text or not text.strip():
-        raise UserError(f"{name}: give it a folder; it is empty")
+        raise UserError(f"{name}: it is empty; give a path")
     if scheme := re.match(r"\w+:/", text):
-        raise UserError(f"{name}: {text!r} is no local folder; mount {scheme[0]}… or copy it, and give the path here")
+        raise UserError(f"{name}: {text!r} is no local path; mount {scheme[0]}… or copy it, and give the path here")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # a user id without a home
@@ -105,6 +105,12 @@ def fresh_folder(folder: Path, size: int = 0) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # not made, or not empty
                 for path in made:
                     path.rmdir()
+
+
+def write(path: Path, text: str):
+    """Writes a text file in one go."""
+    with replacing(path) as fresh:
+        fresh.write_text(text)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def run(problems: list[str], *, workdir: str, file: str | None, as_json: bool, i
     if interactive and as_json:
         raise UserError("--json: not with --interactive")
     if file is not None:
-        problems = _lines(Path(file).expanduser())
+        problems = _lines(disk.folder(file, "--file"))
     folder = disk.folder(workdir, "--workdir")
     from retune_jax.checkpoints import runs  # here, so that --help and mistakes need not wait for JAX
 

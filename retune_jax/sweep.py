@@ -16,7 +16,7 @@ import json
 import sys
 from pathlib import Path
 
-from retune_jax import cli, tasks
+from retune_jax import cli, disk, tasks
 from retune_jax import config as recipes
 from retune_jax.errors import UserError
 from retune_jax.evaluation import skills
@@ -63,12 +63,12 @@ def perform(recipe: str, workdir: Path, over: list[str], extra: list[str], lengt
         SystemExit: with a run's own exit code when it does not end well; its message stands on stderr.
     """
     runs, found = combinations(over), []
-    for number, settings in enumerate(runs, start=1):
+    overrides_of = [[f"--config.{setting}" for setting in settings] for settings in runs]
+    configs = [cli.configuration(recipe, [*overrides, *extra]) for overrides in overrides_of]  # a mistake is found here
+    for number, (settings, overrides, config) in enumerate(zip(runs, overrides_of, configs), start=1):
         shown = ", ".join(settings) or "as it is"
         print(f"retune_jax: run {number} of {len(runs)}: {shown}", file=sys.stderr)
         folder = workdir / ("-".join(setting.rpartition(".")[2] for setting in settings) or "recipe")
-        overrides = [f"--config.{setting}" for setting in settings]
-        config = cli.configuration(recipe, [*overrides, *extra])
         task = tasks.get(config.task)
         trained = task.trained_lengths[1]
         judged = recipes.read_lengths(lengths) if lengths else lengths_to_judge(task, config)
@@ -88,13 +88,13 @@ def perform(recipe: str, workdir: Path, over: list[str], extra: list[str], lengt
                 ]
             )
             report = _read(folder / EXACT) | {"asked": asked}
-            (folder / EXACT).write_text(json.dumps(report, indent=1) + "\n")
+            disk.write(folder / EXACT, json.dumps(report, indent=1) + "\n")
         line = {"settings": list(settings), "folder": folder.name, "score": score(report["exact"], trained)}
         found.append(line | {"exact": report["exact"]})
     found.sort(key=lambda run: -run["score"])
     text = table(found)
-    (workdir / MARKDOWN).write_text(text + "\n")
-    (workdir / JSON).write_text(json.dumps({"recipe": recipe, "extra": extra, "runs": found}, indent=1) + "\n")
+    disk.write(workdir / MARKDOWN, text + "\n")
+    disk.write(workdir / JSON, json.dumps({"recipe": recipe, "extra": extra, "runs": found}, indent=1) + "\n")
     print(text)
 
 
@@ -122,7 +122,7 @@ def main(arguments: list[str]):
     """The command line."""
     if wrong := next((text for text in arguments if not text.startswith("--")), None):
         raise UserError(f"unexpected argument {wrong!r}: behind -- come flags for every run")
-    workdir = Path(WORKDIR.value).expanduser()
+    workdir = disk.folder(WORKDIR.value, "--workdir")
     perform(RECIPE.value, workdir, OVER.value, arguments, LENGTHS.value, PROBLEMS.value)
 
 

@@ -47,13 +47,18 @@ class Commands:
         self._process.wait(20)
         self._process.stdout.close()
 
-    def run(self, module: str, *arguments: str) -> Done:
-        """`python -m module arguments…`; one that takes more than a minute is ended."""
-        print(json.dumps([module, arguments]), file=self._process.stdin, flush=True)
+    def run(self, module: str, *arguments: str, reach: str = "") -> Done:
+        """`python -m module arguments…`; one that takes more than a minute is ended.
+
+        Args:
+            reach: a function, as `package.module:name`; the command ends where it is called, with exit code 0.
+        """
+        print(json.dumps([module, arguments, reach]), file=self._process.stdin, flush=True)
         return Done(**json.loads(self._process.stdout.readline()))
 
 
 def _serve():
+    import importlib
     import runpy
     import signal
     import tempfile
@@ -67,7 +72,7 @@ def _serve():
 
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
-        module, arguments = json.loads(line)
+        module, arguments, reach = json.loads(line)
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             begun = time.monotonic()
             with warnings.catch_warnings():
@@ -78,6 +83,13 @@ def _serve():
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
                 sys.argv = [module, *arguments]
+                if reach:
+                    place, _, name = reach.partition(":")
+                    owner = importlib.import_module(place)
+                    *parents, name = name.split(".")
+                    for parent in parents:
+                        owner = getattr(owner, parent)
+                    setattr(owner, name, lambda *_, **__: os._exit(0))
                 sys.modules.pop(module, None)
                 code = 70
                 try:

@@ -98,7 +98,7 @@ def test_ctrl_c_in_the_middle_of_a_compile_does_not_wait_for_its_end():
     assert (process.returncode, out, err) == (130, "", "retune_jax: interrupted\n")
 
 
-QUICK = ["train", "evaluate", "solve", "study", "tasks", "convert", "tokenizer", "evaluation.figure", "evaluation.skills"]
+QUICK = "train evaluate solve study sweep report tasks convert tokenizer evaluation.figure evaluation.skills".split()
 
 
 @pytest.mark.parametrize(

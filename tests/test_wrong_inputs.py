@@ -13,6 +13,7 @@ TRAIN = ("retune_jax.train", "--config=configs/parity.py")
 EVALUATE = ("retune_jax.evaluate", "--workdir=run")
 SOLVE = ("retune_jax.solve", "--workdir=run")
 STUDY = ("retune_jax.study", "resampling", "--recipe=configs/parity.py", "--workdir=studies")
+SWEEP = ("retune_jax.sweep", "--recipe=configs/parity.py", "--workdir=sweeps")
 TASKS = ("retune_jax.tasks", "--task=parity", "--method=retune")
 CONVERT = ("retune_jax.convert", "--output=bases/new")
 FIGURE = ("retune_jax.evaluation.figure", "--output=picture.png")
@@ -25,7 +26,7 @@ ROWS = [
     (TRAIN, ["--wrkdir=x"], ["wrkdir", "workdir"]),
     (TRAIN, ["extra"], ["unexpected argument 'extra'"]),
     (TRAIN, ["--workdir="], ["--workdir", "empty"]),
-    (TRAIN, ["--workdir=gs://bucket/run"], ["--workdir", "gs://bucket/run", "no local folder"]),
+    (TRAIN, ["--workdir=gs://bucket/run"], ["--workdir", "gs://bucket/run", "no local path"]),
     (TRAIN, ["--workdir=a-file"], ["a-file", "is a file"]),
     (TRAIN, ["--workdir=a-file/below"], ["a-file", "is a file"]),
     (("retune_jax.evaluate",), [], ["workdir"]),
@@ -149,9 +150,17 @@ ROWS = [
     (CONVERT, ["--input=empty"], ["empty"]),
     (("retune_jax.convert", "--input=other", "--output=bases/new"), [], ["other"]),
     (FIGURE, ["--workdirs=nowhere"], ["nowhere/eval.json"]),
-    (FIGURE, ["--workdirs=evaluated,evaluated-other"], ["different tasks"]),
+    (FIGURE, ["--workdirs=torn"], ["torn/eval.json"]),
     (("retune_jax.evaluation.figure", "--output=nowhere/picture.png", "--workdirs=evaluated"), [], ["nowhere/picture.png"]),
     (("retune_jax.evaluation.skills", "--base=nowhere"), [], ["nowhere"]),
+    (("retune_jax.evaluation.skills", "--workdir=empty"), [], ["empty is not the folder of a run"]),
+    (("retune_jax.evaluation.skills", "--lengths=7:3"), [], ["7:3"]),
+    (SWEEP, ["--over=train.steps"], ["--over=train.steps", "KEY=VALUE,VALUE"]),
+    (SWEEP, ["--over=train.stepz=1,2"], ["--config.train.stepz", "did you mean 'steps'?"]),
+    (SWEEP, ["--", "more"], ["'more'"]),
+    (("retune_jax.report", "--workdirs="), [], ["--workdirs"]),
+    (("retune_jax.report", "--workdirs=nowhere"), [], ["nowhere"]),
+    (("retune_jax.report", "--workdirs=torn"), [], ["torn"]),
     (TOKENIZER, ["--vocab_size=x"], ["vocab_size", "x"]),
 ]
 
@@ -205,9 +214,9 @@ def folder(tmp_path_factory):
     recipes.write(recipes.pretraining(""), folder / "pretraining" / "config.json")
     shutil.copytree(run, folder / "swapped", dirs_exist_ok=True)
     (folder / "swapped" / "base.json").write_text('{"fingerprint": "another"}')
-    for name, task in (("evaluated", "parity"), ("evaluated-other", "addition")):
-        report = {"task": task, "method": "retune", "trained_lengths": [1, 2], "rows": []}
-        (folder / name / "eval.json").write_text(json.dumps(report))
+    report = {"task": "parity", "method": "retune", "trained_lengths": [1, 2], "rows": []}
+    (folder / "evaluated" / "eval.json").write_text(json.dumps(report))
+    (folder / "torn" / "eval.json").write_text('{"task": "par')
     (folder / "a-file").write_text("")
     (folder / "plain.py").write_text("x = 1\n")
     (folder / "number.py").write_text("def get_config(arguments=''):\n    return 3\n")

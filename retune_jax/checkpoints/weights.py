@@ -69,7 +69,7 @@ def load_base(base: str, model: str) -> Base:
     """
     if base == "random":
         return Base(presets.get(model), None, tokenizers.tiny())
-    folder = TINY if base == "tiny" else Path(base).expanduser()
+    folder = TINY if base == "tiny" else disk.folder(base, "config.base")
     stored = ARCHIVE if not (folder / WEIGHTS).exists() and (folder / ARCHIVE).exists() else WEIGHTS
     for name in (SHAPE, TOKENIZER, stored):
         if not (folder / name).is_file():

@@ -65,7 +65,7 @@ def _panel(axes, reports: Sequence[dict]):
 def main(arguments: list[str]):
     """The command line."""
     cli.no_arguments(arguments)
-    reports = [_read(Path(workdir).expanduser() / "eval.json") for workdir in WORKDIRS.value]
+    reports = [_read(disk.folder(workdir, "--workdirs") / "eval.json") for workdir in WORKDIRS.value]
     try:
         with disk.replacing(disk.folder(OUTPUT.value, "--output")) as fresh:
             draw(reports, fresh)

@@ -14,11 +14,10 @@ them, and be evaluated afterwards on problems that had no say in it.
 import json
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from retune_jax import cli
+from retune_jax import cli, disk
 from retune_jax import config as recipes
 from retune_jax.data import sentences
 from retune_jax.data.encode import encode
@@ -206,15 +205,15 @@ def main(arguments: list[str]):
     lengths = recipes.read_lengths(LENGTHS.value)
     from retune_jax import tasks
     from retune_jax.checkpoints import runs, weights  # here, so that --help and mistakes need not wait for JAX
-    from retune_jax.models import sharding
+    from retune_jax.models import presets, sharding
 
     mesh, task, method = sharding.make_mesh(-1, 1, 1), None, ""
     if WORKDIR.value:
-        config, model, tokenizer = runs.load_model(Path(WORKDIR.value).expanduser(), mesh)
+        config, model, tokenizer = runs.load_model(disk.folder(WORKDIR.value, "--workdir"), mesh)
         if config.task != recipes.PRETRAINING:
             task, method = tasks.get(config.task), config.method
     else:
-        base = weights.load_base(BASE.value, "tiny")
+        base = weights.load_base(BASE.value, presets.CUSTOM)
         model = weights.assemble(base, None, remat="none", context_length=None, seed=0, mesh=mesh)
         tokenizer = base.tokenizer
     if TASK_ONLY.value and task is None:
@@ -223,7 +222,7 @@ def main(arguments: list[str]):
     if OUTPUT.value:
         report = {"base": BASE.value, "workdir": WORKDIR.value, "problems": PROBLEMS.value, "exact": table}
         try:
-            Path(OUTPUT.value).expanduser().write_text(json.dumps(report, indent=1) + "\n")
+            disk.write(disk.folder(OUTPUT.value, "--output"), json.dumps(report, indent=1) + "\n")
         except OSError as error:
             raise UserError(f"--output: {OUTPUT.value} cannot be written: {error.strerror}") from error
     print(markdown(table, lengths))

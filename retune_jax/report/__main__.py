@@ -8,14 +8,14 @@ The report of one run goes into its folder; of several, report.html in the curre
 
 from pathlib import Path
 
-from retune_jax import cli, report
+from retune_jax import cli, disk, report
 from retune_jax.errors import UserError
 
 
 def main(arguments: list[str]):
     """The command line."""
     cli.no_arguments(arguments)
-    write([Path(workdir).expanduser() for workdir in WORKDIRS.value if workdir], OUTPUT.value)
+    write([disk.folder(workdir, "--workdirs") for workdir in WORKDIRS.value if workdir], OUTPUT.value)
 
 
 def write(folders: list[Path], output: str | None):
@@ -23,7 +23,7 @@ def write(folders: list[Path], output: str | None):
     if not folders:
         raise UserError("--workdirs: no folder is named")
     runs = [report.read(folder) for folder in folders]
-    path = Path(output).expanduser() if output else (folders[0] if len(folders) == 1 else Path()) / report.FILE
+    path = disk.folder(output, "--output") if output else (folders[0] if len(folders) == 1 else Path()) / report.FILE
     try:
         report.write(runs, path)
     except OSError as error:
