@@ -39,9 +39,12 @@ setup(
     extras_require={
         "test": [
             "hypothesis>=6.170.15",
+            "jsonschema>=4.23",
+            "kubernetes-validate>=1.37",
             "peft>=0.21.2",
             "playwright>=1.65.2",
             "pytest>=9.2.0",
+            "pyyaml>=6",
             "ruff>=0.17.6",
             "safetensors>=0.8.0",
             "torch>=2.13.0",

@@ -127,7 +127,10 @@ class RecursiveDecoder:
         return results
 
     def stream(
-        self, prompts: Sequence[str], watch: Callable[[int, Context], None] | None = None
+        self,
+        prompts: Sequence[str],
+        watch: Callable[[int, Context], None] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """Solves the problems and yields (number, result) as they end.
 
@@ -135,8 +138,9 @@ class RecursiveDecoder:
             prompts: as for `solve`.
             watch: called after every `advance` with the first problem that is being worked on, its number and its tree so
                 far; contexts that are open have the status "running".
+            numbers: the problems' own, where they are a part of a larger set; draws depend on them. From 0 by default.
         """
-        waiting = self._waiting(prompts)
+        waiting = self._waiting(prompts, numbers or range(len(prompts)))
         working: list[tuple[int, str] | None] = [None] * self.config.slots
         needs = np.zeros(self.config.slots, int)
         state, live = self._idle()
@@ -186,9 +190,9 @@ class RecursiveDecoder:
             state = dataclasses.replace(state, slots=dataclasses.replace(state.slots, tokens_BX=tokens_BX), cache=cache)
         return state, fitting
 
-    def _waiting(self, prompts: Sequence[str]) -> Iterator[tuple[int, str, list[int]]]:
+    def _waiting(self, prompts: Sequence[str], numbers: Sequence[int]) -> Iterator[tuple[int, str, list[int]]]:
         """The queue: number, prompt and the ids of the window that it opens."""
-        for number, prompt in enumerate(prompts):
+        for number, prompt in zip(numbers, prompts, strict=True):
             yield number, prompt, [self._words.bos, *self._encode(f" {prompt}"), *self._words.opening]
 
     def _arrays(self, arrivals: dict[int, tuple[int, list[int]]]) -> tuple[np.ndarray, ...]:

@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 
 from retune_jax import config as recipes
-from retune_jax import disk, tasks
+from retune_jax import disk, distributed, tasks
 from retune_jax import report as pages
 from retune_jax.checkpoints import runs
 from retune_jax.decoding import RecursiveDecoder
-from retune_jax.evaluation import accuracy, figure, samples, sizes
+from retune_jax.evaluation import accuracy, figure, partial, samples, sizes
 from retune_jax.models import lora
 from retune_jax.progress import bar
 
@@ -29,8 +29,11 @@ def evaluated(workdir: Path, config) -> bool:
         return False
 
 
-def evaluate(*, workdir: Path, config, model, tokenizer, run: Path | None = None) -> dict:
+def evaluate(*, workdir: Path, config, model, tokenizer, run: Path | None = None) -> dict | None:
     """Evaluates a model as `config` says, prints the table, writes the results into `workdir`, and returns the report.
+
+    Many processes share the problems; process 0 writes and returns, the others return None. Where it was interrupted, it goes
+    on.
 
     Args:
         workdir: a folder that exists.
@@ -47,9 +50,12 @@ def evaluate(*, workdir: Path, config, model, tokenizer, run: Path | None = None
     decoder = RecursiveDecoder(lora.merge(model), tokenizer, sized)
     prompts = [task.question(problem, config.method) for _, problem in asked]
     begun = time.perf_counter()
-    with bar(total=len(prompts), unit="problem", desc="evaluate") as shown:
-        results = decoder.solve(prompts, progress=lambda ended, total: shown.update(ended - shown.n))
-    seconds = time.perf_counter() - begun
+    what = partial.fingerprint({"task": config.task, "method": config.method, "settings": settings(config)}, model)
+    with bar(total=len(prompts), unit="problem", desc="evaluate", disable=not distributed.is_first()) as shown:
+        results = partial.solve(decoder, prompts, workdir, what, shown.update)
+    if results is None:  # process 0 has them
+        return None
+    seconds = time.perf_counter() - begun  # since this start
     judged = accuracy.judged(task, config.method, asked, results)
     report = {
         "task": config.task,
@@ -66,5 +72,6 @@ def evaluate(*, workdir: Path, config, model, tokenizer, run: Path | None = None
     pages.write([pages.shown(workdir.resolve().name, report, behind, run or workdir)], workdir / pages.FILE)
     with disk.replacing(workdir / runs.EVAL) as fresh:  # last: where it stands, the evaluation is complete
         fresh.write_text(json.dumps(report, indent=1) + "\n")
+    partial.forget(workdir)
     print(accuracy.table(report))
     return report

@@ -11,6 +11,7 @@ import sys
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from retune_jax.errors import UserError
@@ -113,14 +114,14 @@ def on_host(tree):
     return jax.tree.map(one, tree)
 
 
-def on_this_process(tree, mesh: Mesh):
-    """Arrays that lie on a mesh of many processes, laid out on this process's devices alone; else as they are.
+def of_this_process(model: nnx.Module, mesh: Mesh) -> nnx.Module:
+    """A model that lies on a mesh of many processes, laid out on this process's devices alone; else as it is.
 
     Each process can then work by itself, as in evaluation, where nobody waits for the others' problems. `fsdp` and
     `tensor` stay what they are where the process has devices enough.
     """
     if len(mesh.local_devices) == mesh.size:
-        return tree
+        return model
     devices, pieces = mesh.local_devices, mesh.shape["fsdp"] * mesh.shape["tensor"]
     sizes = (-1, mesh.shape["fsdp"], mesh.shape["tensor"]) if len(devices) % pieces == 0 else (-1, 1, 1)
     local = Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
@@ -128,4 +129,5 @@ def on_this_process(tree, mesh: Mesh):
     def one(path, x):
         return jax.device_put(on_host(x), NamedSharding(local, spec_of(path_name(path), x.shape, local)))
 
-    return jax.tree_util.tree_map_with_path(one, tree)
+    graphdef, state = nnx.split(model)
+    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(one, state))

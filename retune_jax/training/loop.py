@@ -169,9 +169,8 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
         if distributed.is_first():
             weights.save_base(workdir / runs.BASE, base.shape, params, base.tokenizer.path)
     if config.task != recipes.PRETRAINING and not has_eval:
-        model = nnx.merge(graphdef, *sharding.on_this_process((state["params"], frozen), mesh))
-        if distributed.is_first():
-            evaluate(workdir=workdir, config=config, model=model, tokenizer=base.tokenizer)
+        model = sharding.of_this_process(nnx.merge(graphdef, state["params"], frozen), mesh)
+        evaluate(workdir=workdir, config=config, model=model, tokenizer=base.tokenizer)
 
 
 def say(line: str):
