@@ -363,12 +363,11 @@ def empty(path):
 
 
 @pytest.mark.parametrize("harm", [cut, overwrite, Path.unlink, empty])
-def test_21_a_damaged_data_set_is_named_with_the_way_out(harm, made, config, tmp_path):
+def test_21_a_damaged_data_set_is_named_with_the_way_out(harm, made, config, evaluated, tmp_path):
     config.data.dir = str(shutil.copytree(made / "data", tmp_path / "data"))
     harm(next((tmp_path / "data").rglob("*train*")))
     with pytest.raises(UserError, match=r"data set .*parity-retune-0\.001-seed0.* is damaged .* delete this folder"):
-        examples = loop.source(config)
-        [examples[index] for index in range(len(examples))]
+        loop.train(config, tmp_path / "run")
     shutil.rmtree(next((tmp_path / "data").rglob("1.0.0")))
     assert len(loop.source(config)) > 0
 
@@ -539,8 +538,9 @@ def test_a_stop_before_there_is_anything_to_save_ends_at_once_and_a_second_one_t
     code += "    stop.unsaved = True; print('in', flush=True)\n    while not stop.requested: time.sleep(0.01)\n"
     with python(code + "    print(stop.requested.name, flush=True); time.sleep(60)") as process:
         assert process.stdout.readline() == "in\n"
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "SIGINT\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "SIGTERM\n"
+        process.send_signal(signal.SIGTERM)  # again, as schedulers do
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=20)[1] == "retune_jax: interrupted\n" and process.returncode == 130
     assert stop.StopRequests().requested is None

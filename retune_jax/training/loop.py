@@ -134,7 +134,7 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
     agreement = Agreement(mesh)
     step, stopped = start, 0
     try:
-        with StopRequests() as stop:
+        with StopRequests(unsaved=distributed.count() > 1) as stop:  # of several processes none ends alone
             while step < config.train.steps and not stopped:
                 agreement.ask(stop.requested)
                 batch = pipeline.place(next(batches), rows_over_mesh)

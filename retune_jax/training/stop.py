@@ -6,7 +6,8 @@
             stop.unsaved = True
             if stop.requested: …save, and leave
 
-Before the first step there is nothing to save, and the process ends at once; so it does at a second signal.
+Before the first step there is nothing to save, and the process ends at once; so it does at a second Ctrl-C. (A scheduler may
+say SIGTERM twice, and means the same.)
 """
 
 import signal
@@ -23,7 +24,9 @@ class StopRequests:
     """
 
     requested: signal.Signals | None = None
-    unsaved = False
+
+    def __init__(self, unsaved: bool = False):
+        self.unsaved = unsaved
 
     def __enter__(self):
         self._handling = interrupts.handling(self._note)
@@ -31,9 +34,13 @@ class StopRequests:
         return self
 
     def _note(self, number: int):
-        if self.requested is not None or (interrupts.installed() and not self.unsaved):
+        again = self.requested is not None and number == signal.SIGINT
+        if interrupts.installed() and (again or not self.unsaved):
             interrupts.end(number)
-        self.requested = signal.Signals(number)
+        if again:  # in a program of the user's own
+            raise KeyboardInterrupt
+        if self.requested is None:
+            self.requested = signal.Signals(number)
 
     def __exit__(self, *exception):
         self._handling.__exit__(*exception)
