@@ -16,6 +16,7 @@ setup(
     long_description=README.read_text() if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    classifiers=["Operating System :: POSIX :: Linux", "Operating System :: MacOS"],
     python_requires=">=3.11",
     packages=find_packages(include=["retune_jax", "retune_jax.*"]),
     package_data={"retune_jax": ["assets/**/*", "report/page.*", "report/*.js"]},

@@ -27,6 +27,7 @@ from retune_jax.errors import UserError
 FILE = "config.json"  # of a run's folder
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "linear", "cosine")
+LONGEST = 10_000  # problem to evaluate on
 PRETRAINING = "base"  # stands where the task's name does
 
 # A run that goes on may change these: where it runs and how fast, how long, and what is asked of the result. What is learned
@@ -301,6 +302,8 @@ def read_lengths(text: str) -> list[int]:
             chosen = range(0)
         if not chosen or chosen[0] < 1:
             raise UserError(f"lengths {text!r}: {part!r} is not a length such as 12 or a range such as 1:40")
+        if chosen[-1] > LONGEST:
+            raise UserError(f"lengths {text!r}: {chosen[-1]} is more than {LONGEST}, the longest")
         lengths += chosen
     return sorted(set(lengths))
 

@@ -65,6 +65,8 @@ def claim(folder: Path):
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a path to write to beside `path`, and moves it there at the end; an error leaves what was there before."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and a file is to be written there")
     fresh = path.with_name(path.name + ".new")
     try:
         yield fresh

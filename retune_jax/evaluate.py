@@ -37,6 +37,8 @@ def _main(arguments: list[str]):
     config = recipes.read_run(workdir).unlock()
     if config.task == recipes.PRETRAINING:
         raise UserError(f"{workdir} holds a run of pretraining, which has no problems to be evaluated on")
+    if (output / recipes.FILE).exists() and not output.samefile(workdir):
+        raise UserError(f"--output: {output} is the folder of another run, which has results of its own")
     if LENGTHS.value is not None:
         config.eval.lengths = LENGTHS.value
     if PROBLEMS.value is not None:

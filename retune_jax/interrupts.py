@@ -53,7 +53,8 @@ def end(number: int):
             termios.tcsetattr(0, termios.TCSANOW, _terminal)
     word = "interrupted" if number == signal.SIGINT else "terminated"
     with contextlib.suppress(OSError):
-        os.write(2, b"\n" * os.isatty(2) + f"retune_jax: {word}\n".encode())
+        before = b"\x1b[?25h\n" if os.isatty(2) else b""  # a spinner may have hidden the cursor
+        os.write(2, before + f"retune_jax: {word}\n".encode())
     os._exit(128 + number)
 
 

@@ -292,6 +292,14 @@ def test_14_a_start_that_failed_does_not_block_its_correction(config, evaluated,
     assert runs.last_step(tmp_path / "run") == STEPS
 
 
+def test_14_the_config_of_another_program_is_not_written_over(config, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match=r"config\.json is not the configuration of a run"):
+        loop.train(config, tmp_path)
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "llama"}'
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 # 15 - 20: machines and values
 
 
@@ -395,10 +403,10 @@ class Endless(tasks.Task):
 def test_22_a_solver_that_does_not_end_is_stopped_with_its_prompt(monkeypatch):
     with pytest.raises(UserError, match="endless: the solver calls itself in a circle, at 'Again 1'"):
         tasks.trace(Endless(lambda number: [3 - number]), 1)
-    with pytest.raises(UserError, match="does not come to an end: 5000 callers wait, now for 'Again 5001'"):
+    with pytest.raises(UserError, match="endless: too long, or without end: 5000 callers wait, now for 'Again 5001'"):
         tasks.trace(Endless(lambda number: [number + 1]), 0)
     monkeypatch.setattr(tasks.task, "MOST_CALLS", 50)
-    with pytest.raises(UserError, match="does not come to an end: it has made 50 calls"):
+    with pytest.raises(UserError, match="without end: it has made 50 calls"):
         tasks.trace(Endless(lambda number: [] if number else range(1, 1000)), 0)
 
 
@@ -453,6 +461,11 @@ def test_26_a_full_disk_is_an_error_of_its_own_and_the_last_checkpoint_is_good(w
             loop.train(config, workdir)
     loop.train(config, workdir)
     assert runs.last_step(workdir) == 4
+
+
+def test_30_a_recipe_may_have_arguments_of_its_own_in_a_study():
+    config = runner.configuration(f"{ROOT}/configs/parity.py:data=paper", "method=baseline", [], quick=False)
+    assert (config.method, config.data.scale) == ("baseline", 1.0)
 
 
 def test_31_numbers_that_train_nothing_are_refused(config):

@@ -47,6 +47,8 @@ def check(workdir: Path, config: ConfigDict):
         raise UserError(f"{workdir} cannot be made: {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{workdir} cannot be written to: no permission for {nearest}")
+    if (workdir / CONFIG).exists():
+        read_config(workdir)  # another program's is not to be written over
     if not started(workdir):
         return
     free = (*recipes.MAY_CHANGE, "base") if (workdir / ORIGIN).exists() else recipes.MAY_CHANGE  # see `check_base`

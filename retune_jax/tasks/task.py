@@ -334,7 +334,7 @@ def solved(
                 raise UserError(f"{task.name}: the solver calls itself in a circle, at {shown(call.prompt)}")
             if len(suspended) == MOST_SUSPENDED or made == MOST_CALLS:
                 many = f"{len(suspended)} callers wait" if made < MOST_CALLS else f"it has made {made} calls"
-                raise UserError(f"{task.name}: the solver does not come to an end: {many}, now for {shown(call.prompt)}")
+                raise UserError(f"{task.name}: too long, or without end: {many}, now for {shown(call.prompt)}")
             suspended.append((problem, prompt, solver, segments, call))
             owner, problem = task.reading(call.prompt)
             prompt, solver, segments, value = call.prompt, owner.solve(problem), [], None
