@@ -75,7 +75,7 @@ def perform(name: str, recipe: str, workdir, overrides: list[str], *, quick: boo
     found, seconds = runner.perform(study, runs, configs, workdir)
     notes = [f"`{command}`"]
     if quick:
-        notes.append(f"Quick: fewer points, {QUICK_STEPS} steps, 10 problems of a few lengths. Not to be quoted.")
+        notes.append(f"Quick: fewer points, {QUICK_STEPS} steps of few rows, 10 problems of a few lengths. Not to be quoted.")
     steps = sorted({config.train.steps for config in configs})
     asked = sorted({f"{config.eval.problems_per_length} problems of lengths {config.eval.lengths}" for config in configs})
     notes.append(

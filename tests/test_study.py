@@ -122,11 +122,12 @@ def test_a_quick_study_is_smaller_and_says_so(made, recipe, tmp_path):
     text = perform(recipe, tmp_path, "--config.train.log_every=5", quick=True)
     assert "Quick: fewer points" in text and len(made.runs) == 3
     for _, config in made.runs:
-        assert (config.train.steps, config.train.rows, config.train.log_every) == (40, 4, 5)
+        assert (config.train.steps, config.train.rows, config.train.log_every) == (60, 4, 5)
     for name in tasks.names():
         config = recipes.recipe("", task=name)
         config.eval.lengths = "{}:{}".format(*tasks.get(name).evaluated_lengths)
-        shrink(config)
+        shrink(config, 1)
+        assert config.train.rows == 2
         longest = tasks.get(name).trained_lengths[1]
         asked = recipes.read_lengths(config.eval.lengths)
         assert 2 <= len(asked) <= 4 and longest in asked and asked[-1] > longest

@@ -118,17 +118,24 @@ STUDIES = {
     ),
 }
 
-QUICK_STEPS = 40
+QUICK_STEPS = 60
 
 
-def shrink(config: ConfigDict):
-    """Makes a run small enough to see a whole study within minutes: few steps, and few problems of four lengths."""
+def shrink(config: ConfigDict, devices: int):
+    """Makes a run small enough to see a whole study within minutes: few steps of few rows, and few problems of four lengths.
+
+    Args:
+        config: changed in place.
+        devices: how many the rows have to be shared by.
+    """
     task = tasks.get(config.task)
     shortest, longest = task.trained_lengths
     asked = recipes.read_lengths(config.eval.lengths)
     wanted = {shortest, (shortest + longest) // 2, longest, (3 * longest + 1) // 2}
     with config.unlocked():
         config.train.steps = QUICK_STEPS
+        micro = devices * -(-2 // devices)  # at least 2 rows, equally many on each device
+        config.train.rows = min(config.train.rows, config.train.accumulate * micro)
         config.train.warmup = min(config.train.warmup, QUICK_STEPS // 4)
         config.data.scale = min(config.data.scale, 0.02) if config.data.scale < 1 else config.data.scale
         config.eval.lengths = ",".join(map(str, sorted(wanted & set(asked)) or asked[:1]))

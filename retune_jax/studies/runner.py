@@ -45,7 +45,10 @@ def configuration(recipe: str, run_arguments: str, overrides: Sequence[str], *, 
     if config.task == recipes.PRETRAINING:
         raise UserError(f"--recipe: {recipe} makes a base model; a study is of a task")
     if quick:
-        shrink(config)
+        from retune_jax.models import sharding
+
+        mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        shrink(config, mesh.shape["data"] * mesh.shape["fsdp"])
     cli.override(config, list(overrides), parts=tuple(config))
     return config
 
