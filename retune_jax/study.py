@@ -71,8 +71,7 @@ def perform(name: str, recipe: str, workdir, overrides: list[str], *, quick: boo
     study = STUDIES[name]
     task = tasks.get(runner.configuration(recipe, "", overrides, quick=False).task)
     runs = (study.quick if quick else study.runs)(task)
-    configs = [runner.configuration(recipe, run.arguments, [*run.overrides, *overrides], quick=quick) for run in runs]
-    found, seconds = runner.perform(study, runs, configs, workdir)
+    found, configs, seconds = runner.perform(study, runs, workdir, recipe=recipe, overrides=overrides, quick=quick)
     notes = [f"`{command}`"]
     if quick:
         notes.append(f"Quick: fewer points, {QUICK_STEPS} steps of few rows, 10 problems of a few lengths. Not to be quoted.")

@@ -85,11 +85,19 @@ class Seconds:
         return 1 - (self.steps + self.evaluation) / self.total if self.total else 0.0
 
 
-def perform(study: Study, runs: Sequence[Run], configs: Sequence[ConfigDict], workdir: Path) -> tuple[list[dict], Seconds]:
+def perform(
+    study: Study, runs: Sequence[Run], workdir: Path, *, recipe: str, overrides: Sequence[str], quick: bool
+) -> tuple[list[dict], list[ConfigDict], Seconds]:
     """Makes the runs that are not there yet.
 
+    Args:
+        study, runs: what is asked, and by which runs.
+        workdir: the study's folder.
+        recipe, overrides, quick: of all runs, as in `configuration`.
+
     Returns:
-        For each place on each curve {"series", "x", "report"}, the last the contents of an eval.json; and where the time went.
+        For each place on each curve {"series", "x", "report"}, the last the contents of an eval.json; the runs' configurations;
+        and where the time went.
 
     Raises:
         UserError: a folder holds another run than is asked for, or as any run does. Every folder is looked at first.
@@ -97,6 +105,7 @@ def perform(study: Study, runs: Sequence[Run], configs: Sequence[ConfigDict], wo
     """
     from retune_jax.checkpoints.runs import EVAL, check
 
+    configs = [configuration(recipe, run.arguments, [*run.overrides, *overrides], quick=quick) for run in runs]
     folders = [workdir / run.folder for run in runs]
     for folder, config in zip(folders, configs):
         recipes.validate(config)
@@ -111,7 +120,7 @@ def perform(study: Study, runs: Sequence[Run], configs: Sequence[ConfigDict], wo
         for x, place in places.items():
             found.append({"series": run.series, "x": x, "report": json.loads((place / EVAL).read_text())})
         spent += Seconds.read(folder)
-    return found, spent
+    return found, configs, spent
 
 
 def _train(config: ConfigDict, folder: Path):
