@@ -77,13 +77,16 @@ def override(config: ConfigDict, arguments: list[str], *, parts: tuple[str, ...]
         arguments: what `run` handed to `main`; anything but such a flag is refused.
         parts: the parts of the configuration that may be changed; the others made the run what it is.
     """
-    words = [argument.partition("=")[0].removeprefix("--config.").split(".") for argument in arguments]
-    for argument, keys in zip(arguments, words):
-        if not argument.startswith("--config.") or "=" not in argument:
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if not name.startswith("--config."):
             raise UserError(f"unexpected argument {argument!r}: this command takes flags only (see --help)")
-        if keys[0] in config and keys[0] not in parts:
-            shown = " and ".join(f"--config.{part}.KEY" for part in parts)
-            raise UserError(f"{argument}: made the run what it is; here only {shown} can be set")
+        if not equals:
+            raise UserError(f"{name}: write {name}=VALUE")
+        part = name.split(".")[1]
+        if part in config and part not in parts:
+            shown = (f"--config.{part}{'.KEY' if isinstance(config[part], ConfigDict) else ''}" for part in parts)
+            raise UserError(f"{argument}: made the run what it is; here only {', '.join(shown)} can be set")
     values = flags.FlagValues()
     argv = ["", *arguments]
     with _explained(argv):
@@ -112,7 +115,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS([text for text in argv if text not in handed_on])
         if "config" in flags.FLAGS:
             dir(flags.FLAGS["config"].value.task)  # ml_collections keeps a missing file to itself until it is touched
-        return rest + handed_on
+        return [*rest[:1], *handed_on, *rest[1:]]
 
 
 @contextlib.contextmanager

@@ -28,6 +28,8 @@ _terminal = None  # of stdin, as it was
 def install():
     """From now on Ctrl-C ends this process. To be called by its main thread, once."""
     global _installed, _terminal
+    if os.name != "posix":
+        return  # `disk` says which systems there are
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)

@@ -127,6 +127,7 @@ ROWS = [
     (EVALUATE, ["--output=s3://x/y"], ["--output", "s3://x/y"]),
     (EVALUATE, ["--config.decode.slotz=3"], ["--config.decode.slotz", "did you mean 'slots'?"]),
     (EVALUATE, ["--config.decode.slots=x"], ["--config.decode.slots=x"]),
+    (EVALUATE, ["--config.decode.slots", "3"], ["write --config.decode.slots=VALUE"]),
     (EVALUATE, ["--config.train.steps=9"], ["--config.train.steps=9", "--config.decode.KEY"]),
     (EVALUATE, ["--config.decode.tokens_per_step=200"], ["decode.tokens_per_step", "200"]),
     (EVALUATE, ["--config.decode.calls=False"], ["config.decode.calls"]),

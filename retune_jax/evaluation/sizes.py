@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from retune_jax import config as recipes
-from retune_jax import tasks
+from retune_jax import distributed, tasks
 from retune_jax.decoding import DecoderConfig
 from retune_jax.errors import UserError
 from retune_jax.evaluation import accuracy
@@ -115,7 +115,7 @@ def for_problems(config, tokenizer, problems: Sequence) -> DecoderConfig:
 def say(decode, chosen: DecoderConfig, what: str):
     """Tells on stderr, in one line, which sizes were chosen for the user; nothing where all were set."""
     shown = [f"decode.{name}={getattr(chosen, name)}" for name in SIZED if decode[name] is None]
-    if shown:
+    if shown and distributed.is_first():
         print(f"retune_jax: sized for {what}: {' '.join(shown)}", file=sys.stderr)
 
 
