@@ -62,7 +62,7 @@ def _pooled(reports: Sequence[dict], used: Sequence[str]) -> str:
     lines = [f"| run | task | method | lengths | problems | {' | '.join(used)} |", "|---" * (5 + len(used)) + "|"]
     for report in reports:
         for name, rows in tables.spans(report).items():
-            total = Counter()
+            total: Counter[str] = Counter()
             for row in rows:
                 total.update(counted(row))
             if rows:

@@ -116,7 +116,7 @@ def perform(
         print(f"retune_jax: run {number} of {len(runs)}: {run.series}{where}", file=sys.stderr)
         if not counts(folder, config):
             _train(config, folder)
-        places = {name: _asked(folder, config, name) for name in run.wordings} or {run.x: folder}
+        places: dict[float | str, Path] = {name: _asked(folder, config, name) for name in run.wordings} or {run.x: folder}
         for x, place in places.items():
             found.append({"series": run.series, "x": x, "report": json.loads((place / EVAL).read_text())})
         spent += Seconds.read(folder)
@@ -167,9 +167,9 @@ def _compilations() -> list[tuple[float, float]]:
 
     heard = []
 
-    def hear(name: str, seconds: float, **_):
-        if name.startswith("/jax/core/compile/"):
-            heard.append((time.time(), seconds))
+    def hear(event: str, duration_secs: float, **_: str | int) -> None:
+        if event.startswith("/jax/core/compile/"):
+            heard.append((time.time(), duration_secs))
 
     jax.monitoring.register_event_duration_secs_listener(hear)
     return heard
