@@ -133,7 +133,7 @@ def test_a_write_that_was_cut_off_is_ignored(tmp_path):
 def test_a_folder_of_another_experiment_is_refused_untouched(tmp_path, change):
     old = recipes.recipe("", task="parity")
     runs.claim(tmp_path, old)
-    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
     new = recipes.recipe("", task="parity")
     new.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=next(iter(change))):
