@@ -4,6 +4,7 @@
     python -m retune_jax.study ablations --recipe=configs/parity.py --workdir=studies/parts --quick
     python -m retune_jax.study resampling --recipe=configs/addition.py --workdir=studies/carry --config.train.steps=200
     python -m retune_jax.study errors --runs=runs/parity-retune-tiny,runs/parity-baseline-tiny --workdir=studies/errors
+    python -m retune_jax.study memory
 
 The studies:
 
@@ -12,6 +13,8 @@ The studies:
     ablations           Re-Tuning without isolated contexts, and without carrying values over
     resampling          the task's drops and repeats of training contexts, or each context once
     errors              where solutions go wrong, by length and method, in runs that were evaluated (--runs); trains nothing
+    memory              what a training step of LLaMA 7B and 13B takes by the paper's recipe, base in bfloat16, int8 and NF4;
+                        with a --recipe, by method and length of its task; compiles programs, and trains nothing
 
 Any key of a run's configuration can be set for all runs, as the third command does. Each run is an ordinary one in a folder of
 its own in the workdir; the same command again goes on where it was stopped, and where all runs are there it only writes the
@@ -26,18 +29,20 @@ from retune_jax import cli, disk
 from retune_jax.errors import UserError
 from retune_jax.studies.plans import QUICK_STEPS, STUDIES
 
-OF_RUNS = "errors"
+OF_RUNS, OF_PROGRAMS = "errors", "memory"  # studies that train nothing
 
 
 def main(arguments: list[str]):
     """The command line."""
-    if not arguments or arguments[0] not in (*STUDIES, OF_RUNS):
-        given = f"no study is called {arguments[0]!r}" if arguments else "which study?"
-        raise UserError(f"{given}; there are {', '.join((*STUDIES, OF_RUNS))}")
+    if not arguments or arguments[0] not in (*STUDIES, OF_RUNS, OF_PROGRAMS):
+        given = f"no study is called {arguments[0]!r}" if arguments else "which study? (and its --workdir)"
+        raise UserError(f"{given}; there are {', '.join((*STUDIES, OF_RUNS, OF_PROGRAMS))}")
     name, *overrides = arguments
     if wrong := next((text for text in overrides if not text.startswith("--config.")), None):
         raise UserError(f"unexpected argument {wrong!r}: behind the study's name come flags of its runs, --config.KEY=VALUE")
-    workdir = disk.folder(WORKDIR.value, "--workdir")
+    if WORKDIR.value is None and name != OF_PROGRAMS:
+        raise UserError(f"the study {name} needs a folder: give it a --workdir")
+    workdir = disk.folder(WORKDIR.value, "--workdir") if WORKDIR.value is not None else None
     command = " ".join(["python -m retune_jax.study", *map(shlex.quote, sys.argv[1:])])
     if name == OF_RUNS:
         from retune_jax.studies import errors
@@ -48,6 +53,16 @@ def main(arguments: list[str]):
         errors.read(folders)  # refuses what it cannot read before anything is written
         disk.claim(workdir)
         print(errors.perform(folders, workdir, command=command))
+        return
+    if name == OF_PROGRAMS:
+        if RUNS.value or overrides:
+            raise UserError("the study of memory takes a --recipe or nothing: it makes no runs whose keys could be set")
+        from retune_jax.studies import memory, runner
+
+        recipe = runner.configuration(RECIPE.value, "", [], quick=False) if RECIPE.value else None
+        if workdir is not None:
+            disk.claim(workdir)
+        print(memory.perform(recipe, workdir, quick=QUICK.value, command=command))
         return
     if not RECIPE.value or RUNS.value:
         raise UserError(f"the study {name} makes runs of its own: give it a recipe, --recipe=configs/parity.py")
@@ -96,7 +111,7 @@ if __name__ == "__main__":
     from absl import flags
 
     RECIPE = flags.DEFINE_string("recipe", None, "The config file of all runs, perhaps with arguments behind a colon.")
-    WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder.", required=True)
+    WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder (memory: none, then it only prints).")
     RUNS = flags.DEFINE_list("runs", None, "Folders of evaluated runs (the study of errors).")
     QUICK = flags.DEFINE_bool("quick", False, "Few and small runs, to see the study whole within minutes.")
     cli.run(main)

@@ -76,6 +76,8 @@ def prepare(folder, module, words):
             shutil.copytree(folder / kind, folder / place)
     if "file" in flags and not (folder / flags["file"]).exists():
         (folder / flags["file"]).write_text("[1, 0]\n")
+    if module == "retune_jax.study" and "memory" in words:
+        return "retune_jax.studies.memory:perform"
     if module == "retune_jax.convert":
         if "workdir" in flags:
             return f"retune_jax.checkpoints.exporting:export_{flags['format']}"

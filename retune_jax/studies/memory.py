@@ -7,6 +7,7 @@ length; a scratchpad grows by a line an item, and is one context.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,16 +47,16 @@ def paper(quick: bool) -> list[dict]:
     return rows
 
 
-def by_length(recipe: ConfigDict, quick: bool) -> list[dict]:
+def by_length(recipe: ConfigDict, models: Sequence[str], lengths: Sequence[int]) -> list[dict]:
     """What each method takes for the recipe's task: one row as long as its longest context, and tokens trained a problem.
 
-    Counted with the tiny tokenizer, which cuts numbers into digits as LLaMA's does, and words a little finer. Problems are drawn
-    as for evaluation; of each length, the largest of 8.
+    Counted with the tiny tokenizer, which cuts numbers into digits as LLaMA's does, and words a little finer. Of each length,
+    the largest of 8 random problems.
     """
     task, cutter, rows, known = tasks.get(recipe.task), tokenizer.tiny(), [], {}
-    for model in ("tiny", "llama_7b") if quick else MODELS:
+    for model in models:
         for method in tasks.METHODS:
-            for length in _lengths(task, quick):
+            for length in lengths:
                 needs = _needs(task, method, length, cutter)
                 tokens = -(-needs["longest"] // GRAIN) * GRAIN
                 if (model, tokens) not in known:
@@ -63,18 +64,23 @@ def by_length(recipe: ConfigDict, quick: bool) -> list[dict]:
                     config.train.update({"rows": 1, "accumulate": 1})
                     config.data.update({"sequence_length": tokens, "context_length": tokens})
                     known[model, tokens] = _sizes(memory.peak(config, presets.get(model)))
-                rows.append({"model": model, "method": method, "length": length, **needs, "row": tokens, **known[model, tokens]})
+                rows.append(
+                    {"model": model, "method": method, "length": length, **needs, "row": tokens, **known[model, tokens]}
+                )
                 _say(rows[-1])
     return rows
 
 
 def perform(recipe: ConfigDict | None, workdir: Path | None, *, quick: bool, command: str) -> str:
     """The study as Markdown; where a workdir is given, which exists, it is written there too."""
-    rows = paper(quick) if recipe is None else by_length(recipe, quick)
-    title = "the paper's recipe, 8 rows of 2,048 tokens in 8 micro-batches, on one device"
-    if recipe is not None:
-        title = f"{recipe.task}: one row that holds the longest context of a problem"
-    text = "\n\n".join([f"**{QUESTION}** {title[0].upper()}{title[1:]}.", f"`{command}`", table(rows)])
+    if recipe is None:
+        rows, title = paper(quick), "The paper's recipe, 8 rows of 2,048 tokens in 8 micro-batches, on one device."
+    else:
+        longest = tasks.get(recipe.task).trained_lengths[1]
+        models, times = (MODELS[:2], (1, 2)) if quick else (MODELS, (0.5, 1, 2, 4))
+        rows = by_length(recipe, models, [max(2, int(longest * factor)) for factor in times])
+        title = f"The task {recipe.task}, one row that holds the longest context of a problem, on one device."
+    text = "\n\n".join([f"**{QUESTION}** {title}", f"`{command}`", table(rows)])
     if workdir is not None:
         if recipe is not None:
             draw(rows, workdir / tables.FIGURE)
@@ -85,7 +91,12 @@ def perform(recipe: ConfigDict | None, workdir: Path | None, *, quick: bool, com
 def table(rows: list[dict]) -> str:
     """The rows in Markdown: sizes in GiB."""
     names = [name for name in rows[0] if name != "most"]
-    titles = {"base": "base held in", "trained_tokens": "tokens trained", "read_tokens": "tokens read", "longest": "longest context"}
+    titles = {
+        "base": "base held in",
+        "trained_tokens": "tokens trained",
+        "read_tokens": "tokens read",
+        "longest": "longest context",
+    }
     titles |= {"weights": "base, GiB", "state": "adapter and optimizer", "temporary": "temporaries", "total": "in all"}
     lines = ["| " + " | ".join(titles.get(name, name) for name in names) + " |", "|" + "---|" * len(names)]
     for row in rows:
@@ -116,11 +127,6 @@ def draw(rows: list[dict], path: Path):
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize=8)
     FigureCanvasAgg(figure).print_png(path)
-
-
-def _lengths(task, quick: bool) -> list[int]:
-    longest = task.trained_lengths[1]
-    return [longest, 2 * longest] if quick else [max(2, longest // 2), longest, 2 * longest, 4 * longest]
 
 
 def _needs(task, method: str, length: int, cutter) -> dict[str, int]:
