@@ -48,13 +48,23 @@ class Tensor:
         if not math.prod(self.shape):
             return np.empty(self.shape, self.dtype)[index]
         try:
-            if index is ...:
-                count = math.prod(self.shape)
-                whole = np.fromfile(self.path, self.dtype, count, offset=self.offset)
+            if index is ... or index == (slice(None),) * len(self.shape):
+                whole = np.fromfile(self.path, self.dtype, math.prod(self.shape), offset=self.offset)
                 return whole.reshape(self.shape)  # fewer values than that: the file was cut after it was opened
+            if len(self.shape) == 3 and isinstance(index, tuple) and isinstance(index[0], slice):
+                return self._layers(range(*index[0].indices(self.shape[0])), index[1:])
             return np.array(np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[index])
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: {self.name} cannot be read: {error}") from error
+
+    def _layers(self, layers: range, index: tuple) -> np.ndarray:
+        """Parts of several layers, each through a mapping of its own: what a mapping has touched stays in memory with it."""
+        first = self[(layers[0], *index)]
+        parts = np.empty((len(layers), *first.shape), self.dtype)
+        parts[0] = first
+        for place, layer in enumerate(layers[1:], start=1):
+            parts[place] = self[(layer, *index)]
+        return parts
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self[...], dtype)

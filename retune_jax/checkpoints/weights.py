@@ -223,7 +223,8 @@ def _placed(stored, sharding) -> jax.Array:
             parts[key] = stored[index]
         return parts[key]
 
-    return jax.make_array_from_callback(stored.shape, sharding, part)
+    array = jax.make_array_from_callback(stored.shape, sharding, part)
+    return jax.block_until_ready(array)  # until then, what was read stays on the host too
 
 
 def _check_shapes(params: dict, expected: dict):
