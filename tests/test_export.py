@@ -21,6 +21,7 @@ from retune_jax.checkpoints.importing import import_adapter, import_base
 from retune_jax.decoding import DecoderConfig, RecursiveDecoder
 from retune_jax.errors import UserError
 from retune_jax.models import sharding
+from retune_jax.training import loop
 
 TOKENS_BT = tokens(2, 24)
 
@@ -155,6 +156,22 @@ def test_other_shapes_survive_the_way_in_and_out(kind, options, released, tmp_pa
     expected = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "in", dtype="bfloat16")
     assert type(back) is type(model)
     np.testing.assert_array_equal(their_logits(back, TOKENS_BT), their_logits(expected, TOKENS_BT))
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_an_adapter_that_came_in(released, tmp_path):
+    theirs(released, tmp_path / "adapter", rank=4)
+    config = recipe(released)
+    config.data.update({"dir": str(tmp_path / "data"), "scale": 0.0005, "sequence_length": 256, "context_length": 256})
+    config.train.steps = 1
+    config.eval.update({"lengths": "1", "problems_per_length": 1})
+    config.decode.max_tokens = 20
+    import_adapter(tmp_path / "adapter", tmp_path / "run", config)
+    before = runs.load_adapter(tmp_path / "run")[-1]
+    loop.train(config, tmp_path / "run")
+    after = runs.load_adapter(tmp_path / "run")[-1]
+    moved = max(np.abs(after[name] - before[name]).max() for name in before)
+    assert 0 < moved < 2 * config.train.learning_rate, "one step from where it was, not from a fresh start"
 
 
 # What cannot be converted

@@ -47,6 +47,7 @@ def train(config: ConfigDict, workdir: Path):
         recipes.check_rows(config, mesh.shape["data"] * mesh.shape["fsdp"])
         base = weights.load_base(config.base, config.model)
         runs.check_base(workdir, base)
+        base.shape.check_context(config.data.context_length)
         if config.task != recipes.PRETRAINING:
             sizes.for_evaluation(config, base.tokenizer)
         before = recipes.read_run(workdir) if runs.started(workdir) else config
