@@ -34,6 +34,7 @@ setup(
         "protobuf",
         "rich>=15.0.0",
         "sentencepiece>=0.2.2",
+        "tensorboardX>=2.6.4",
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.70.1",
     ],
@@ -52,5 +53,6 @@ setup(
             "transformers>=5.24.0",
         ],
         "bench": [],
+        "wandb": ["wandb"],
     },
 )

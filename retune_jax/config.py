@@ -32,7 +32,10 @@ PRETRAINING = "base"  # stands where the task's name does
 
 # A run that goes on may change these: where it runs and how fast, how long, and what is asked of the result. What is learned
 # from a step stays.
-WHERE = ("data.dir", "train.log_every", "train.save_every", "train.keep", "train.remat", "train.attention", "mesh")
+WHERE = (
+    *("data.dir", "mesh", "log", "profile", "train.log_every", "train.save_every", "train.keep", "train.keep_best"),
+    *("train.remat", "train.attention"),
+)
 MAY_CHANGE = (*WHERE, "train.steps", "decode", "eval")
 
 
@@ -126,8 +129,14 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "attention": "flash",  # how packed rows attend (models/attention.py): "flash", "xla", or on GPUs "cudnn"
                 "log_every": 10,  # steps a line of metrics.jsonl
                 "save_every": 100,  # steps a checkpoint
-                "keep": 2,  # checkpoints
+                "keep": 2,  # checkpoints, the newest
+                "keep_best": 0,  # checkpoints besides, the best by the loss on the validation split, which is measured at each
             },
+            "log": {"tensorboard": True, "wandb": ""},  # besides metrics.jsonl; wandb: a project's name
+            "profile": {
+                "start": 0,
+                "steps": 0,
+            },  # so many steps after step `start`, into DIR/profile
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # devices a mesh axis; -1: what is left
             "decode": {
                 "slots": 64,  # problems at a time
@@ -241,7 +250,7 @@ def validate(config: ConfigDict):
         )
     for path in ("data.sequence_length", "eval.problems_per_length"):
         _at_least(config, path, 1)
-    for path in ("lora.rank", "train.warmup", "train.weight_decay"):
+    for path in ("lora.rank", "train.keep_best", "profile.start", "profile.steps", "train.warmup", "train.weight_decay"):
         _at_least(config, path, 0)
     for path in ("train.learning_rate", "train.clip", *(["lora.alpha"] if config.lora.rank else [])):
         _above(config, path, 0)
@@ -255,6 +264,8 @@ def validate(config: ConfigDict):
     sizes = config.decode.to_dict()
     DecoderConfig(**{key: sizes["tokens_per_step"] if value is None else value for key, value in sizes.items()})
     if config.task == PRETRAINING:
+        if config.train.keep_best:
+            raise UserError("config.train.keep_best: the corpus has no validation split to choose by")
         return
     disk.folder(config.data.dir, "config.data.dir")
     derived = {"calls": tasks.calls(config.method), "carry": config.method != "no_carry"}

@@ -21,6 +21,7 @@ from retune_jax.errors import UserError
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
 LENGTHS = flags.DEFINE_string("lengths", None, "Lengths such as 1:40 or 4,8,16 (default: the run's config).")
 PROBLEMS = flags.DEFINE_integer("problems_per_length", None, "Problems of each length (default: the run's config).")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "Which one: last, best (config.train.keep_best) or a step.")
 FLAGS = distributed.define_flags()
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the results (default: the workdir).")
 
@@ -43,6 +44,8 @@ def _main(arguments: list[str]):
         config.eval.lengths = LENGTHS.value
     if PROBLEMS.value is not None:
         config.eval.problems_per_length = PROBLEMS.value
+    if CHECKPOINT.value != "last" and OUTPUT.value is None:
+        raise UserError("--checkpoint: give --output=DIR too; the run's own results are of its last checkpoint")
     cli.override(config, arguments, parts=("decode", "eval", "mesh", "base"))
     recipes.read_lengths(config.eval.lengths)
     from retune_jax.checkpoints import runs  # here, so that --help and mistakes need not wait for JAX
@@ -53,7 +56,7 @@ def _main(arguments: list[str]):
     with distributed.alike():
         recipes.validate(config)
         mesh = sharding.fitting_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        _, model, tokenizer = runs.load_model(workdir, mesh, config)
+        _, model, tokenizer = runs.load_model(workdir, mesh, config, CHECKPOINT.value)
         sizes.for_evaluation(config, tokenizer)  # refuses what does not fit before anything is written
     with contextlib.ExitStack() as ours:
         with distributed.alike():

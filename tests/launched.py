@@ -39,6 +39,7 @@ def get_config(arguments=""):
     config.data.update({{"dir": {data!r}, "scale": 0.001, "sequence_length": 128, "context_length": 128}})
     config.train.update({{"steps": 8, "rows": 8, "log_every": 1, "save_every": 3, "warmup": 2, "loss": "mean"}})
     config.decode.update({{"slots": 4, "window": 64, "max_tokens": 64, "max_calls": 4, "stack_tokens": 256, "max_depth": 4}})
+    config.log.tensorboard = False
     config.eval.update({{"lengths": "1:3", "problems_per_length": 3}})
     return config
 """

@@ -85,7 +85,14 @@ def end(workdir, config):
 
 def metrics(workdir):
     lines = [json.loads(line) for line in (workdir / runs.METRICS).read_text().splitlines()]
-    measured = ("tokens_per_s", "time")  # the others are a function of the configuration
+    measured = (
+        "tokens_per_s",
+        "tokens_per_s_per_device",
+        "step_s",
+        "data_wait_s",
+        "checkpoint_s",
+        "time",
+    )  # the others are a function of the configuration
     return [{key: value for key, value in line.items() if key not in measured} for line in lines]
 
 
@@ -120,7 +127,7 @@ def test_a_run_learns_evaluates_and_leaves_its_files(whole, config):
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert all(0 < line["fill"] <= 1 and line["target_tokens"] > 0 and line["grad_norm"] > 0 for line in lines)
-    files = ["base.json", "checkpoints", "config.json", "eval.json", "metrics.jsonl"]
+    files = ["base.json", "checkpoints", "config.json", "eval.json", "metrics.jsonl", "tensorboard"]
     assert sorted(path.name for path in whole.iterdir()) == files
     assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["6", "8"]
     assert runs.read_config(whole).to_dict() == config.to_dict()
@@ -267,3 +274,71 @@ def test_another_method_in_a_used_folder_is_refused(whole, config):
         loop.train(config, whole)
     assert sorted(whole.rglob("*")) == before
     assert runs.read_config(whole).method == "retune"
+
+
+# What a run says of itself
+
+
+def test_a_line_of_metrics_says_how_fast_and_what_held_it_up(whole):
+    lines = [json.loads(line) for line in (whole / runs.METRICS).read_text().splitlines()]
+    for line in lines:
+        assert {"loss", "learning_rate", "grad_norm", "fill", "tokens_per_s", "tokens_per_s_per_device"} <= line.keys()
+        assert line["tokens_per_s_per_device"] == pytest.approx(line["tokens_per_s"] / 4, rel=0.01)
+        assert 0 <= line["data_wait_s"] <= line["step_s"] and line["checkpoint_s"] >= 0
+        assert "mfu" not in line, "nobody knows a CPU's peak"
+    assert any(line["checkpoint_s"] > 0 for line in lines)
+
+
+def test_tensorboard_files_hold_the_numbers_of_the_metrics(whole):
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in (whole / "tensorboard").iterdir():
+        data, at = path.read_bytes(), 0
+        while at < len(data):  # a record: its length, a checksum, an event, a checksum
+            size = int.from_bytes(data[at : at + 8], "little")
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            found |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
+            at += size + 16
+    lines = [json.loads(line) for line in (whole / runs.METRICS).read_text().splitlines()]
+    for line in lines:
+        assert found[line["step"], "train/loss"] == pytest.approx(line["loss"], rel=1e-6)
+    assert {tag for _, tag in found} == {f"train/{name}" for name in lines[0] if name not in ("step", "time")}
+
+
+def test_mfu_counts_what_a_frozen_base_takes_and_no_gradient_of_it():
+    from retune_jax.models import presets
+    from retune_jax.training import flops
+
+    class Device:
+        device_kind = "NVIDIA H100 80GB HBM3"
+
+    llama = presets.get("llama_7b")
+    assert flops.multiplied(llama) == pytest.approx(6.6e9, rel=0.01)
+    assert flops.per_token(llama, 1000) == 4 * flops.multiplied(llama) + 6000
+    assert flops.per_token(llama, 0) == 6 * flops.multiplied(llama)
+    assert flops.peak(Device()) == 989e12
+
+
+def test_the_best_checkpoints_by_validation_stay_besides_the_last(config, tmp_path):
+    config.train.update({"steps": 6, "save_every": 1, "keep": 1, "keep_best": 2, "schedule": "constant", "warmup": 0})
+    config.train.learning_rate = 0.3  # so that the loss goes up and down
+    config.profile.update({"start": 2, "steps": 1})
+    loop.train(config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / runs.METRICS).read_text().splitlines()]
+    losses = {line["step"]: line["validation_loss"] for line in lines}
+    assert len(losses) == 6
+    best = sorted(losses, key=losses.get)[:2]
+    kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {6, *best}
+    mesh = sharding.make_mesh(-1, 1, 1)
+
+    def adapter(name):
+        return jax.tree.leaves(nnx.state(runs.load_model(tmp_path, mesh, None, name)[1], runs.LoRAParam))
+
+    assert all((a == b).all() for a, b in zip(adapter("best"), adapter(str(best[0]))))
+    if best[0] != 6:
+        assert any((a != b).any() for a, b in zip(adapter("best"), adapter("last")))
+    with pytest.raises(UserError, match="has no checkpoint 99; it has"):
+        runs.load_model(tmp_path, mesh, None, "99")
+    assert list((tmp_path / "profile").rglob("*.xplane.pb")) and list((tmp_path / "profile").rglob("perfetto_trace.json.gz"))

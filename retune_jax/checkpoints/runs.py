@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx, traverse_util
 from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers as policies
 
 from retune_jax import config as recipes
 from retune_jax import disk, distributed
@@ -36,6 +37,7 @@ from retune_jax.tokenizer import Tokenizer
 
 CONFIG, METRICS, CHECKPOINTS, EVAL, BASE = recipes.FILE, "metrics.jsonl", "checkpoints", "eval.json", "base"
 LOCK, ORIGIN = ".lock", "base.json"
+VALIDATION = "validation_loss"
 
 read_config = recipes.read_run
 
@@ -116,20 +118,34 @@ class Checkpoints:
 
     Args:
         workdir: the run's folder.
-        keep: how many to keep when writing; None for a reader, which changes nothing on disk.
+        keep: how many to keep when writing, the newest; None for a reader, which changes nothing on disk.
+        keep_best: how many to keep besides, those with the smallest validation loss.
     """
 
-    def __init__(self, workdir: Path, *, keep: int | None):
+    def __init__(self, workdir: Path, *, keep: int | None, keep_best: int = 0):
         self.folder = (workdir / CHECKPOINTS).absolute()
         self.writes = keep is not None
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=self.writes, cleanup_tmp_directories=self.writes)
+        options = ocp.CheckpointManagerOptions(create=self.writes, cleanup_tmp_directories=self.writes)
+        if self.writes:
+            kept = [policies.LatestN(n=keep)]
+            if keep_best:
+                best = {"get_metric_fn": _validation_loss, "reverse": True}  # the last of a falling order
+                kept.append(policies.BestN(**best, n=keep_best, keep_checkpoints_without_metrics=False))
+                options.best_fn = _validation_loss  # else the metrics are not written
+            options.preservation_policy = policies.AnyPreservationPolicy(kept)
         self.manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def best_step(self) -> int | None:
+        """The step with the smallest validation loss; None where none was measured."""
+        files = {step: self.folder / str(step) / "metrics" / "metrics" for step in self.manager.all_steps()}  # Orbax's
+        losses = {step: json.loads(file.read_text())[VALIDATION] for step, file in files.items() if file.is_file()}
+        return min(losses, key=losses.get) if losses else None
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's step, whole or damaged; None where there is none."""
         return self.manager.latest_step()
 
-    def save(self, step: int, *, params, optimizer, data: dict, config: ConfigDict):
+    def save(self, step: int, *, params, optimizer, data: dict, config: ConfigDict, validation_loss: float | None = None):
         """Starts writing in the background; a step that is there already is left as it is."""
         if step == self.latest_step():
             return
@@ -139,12 +155,13 @@ class Checkpoints:
             data=ocp.args.JsonSave(data),
             config=ocp.args.JsonSave(config.to_dict()),
         )
-        self.manager.save(step, args=items)
+        self.manager.save(step, args=items, metrics=None if validation_loss is None else {VALIDATION: validation_loss})
 
-    def restore(self, **like):
+    def restore(self, step: int | None = None, **like):
         """The newest whole checkpoint: its step and a dict of the items asked for; None where there is none at all.
 
         Args:
+            step: the one to restore, instead of the newest.
             **like: item name to a tree of `jax.ShapeDtypeStruct`s with shardings; for `data`, None.
 
         Raises:
@@ -154,6 +171,12 @@ class Checkpoints:
             name: ocp.args.JsonRestore() if tree is None else ocp.args.StandardRestore(tree) for name, tree in like.items()
         }
         steps = sorted(self.manager.all_steps(), reverse=True)
+        if step is not None:
+            if step not in steps:
+                raise UserError(
+                    f"{self.folder} has no checkpoint {step}; it has {', '.join(map(str, sorted(steps))) or 'none'}"
+                )
+            steps = [step]
         for step in steps:
             found, reason = None, None
             try:
@@ -189,6 +212,10 @@ class Checkpoints:
         self.manager.close()
 
 
+def _validation_loss(metrics: dict[str, float]) -> float:
+    return metrics[VALIDATION]
+
+
 def abstract(tree):
     """Shapes, dtypes and shardings of a tree of arrays: what `Checkpoints.restore` wants."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
@@ -199,11 +226,14 @@ def trained(lora) -> type[nnx.Param]:
     return nnx.Param if lora is None else LoRAParam
 
 
-def load_model(workdir: Path, mesh: jax.sharding.Mesh, config: ConfigDict | None = None) -> tuple[ConfigDict, Llama, Tokenizer]:
+def load_model(
+    workdir: Path, mesh: jax.sharding.Mesh, config: ConfigDict | None = None, checkpoint: str = "last"
+) -> tuple[ConfigDict, Llama, Tokenizer]:
     """The model that a run has trained so far, on the mesh, with the run's configuration and tokenizer.
 
     Args:
         config: the run's configuration, where its base lies elsewhere now; else it is read.
+        checkpoint: "last", "best" by validation loss (`config.train.keep_best`), or a step.
     """
     config = read_config(workdir) if config is None else config
     base = weights.load_base(config.base, config.model)
@@ -212,7 +242,7 @@ def load_model(workdir: Path, mesh: jax.sharding.Mesh, config: ConfigDict | None
     how = {"remat": "none", "context_length": None, "quantize": config.quantize}
     model = weights.assemble(base, lora, **how, seed=config.seed, mesh=mesh)
     graphdef, params, rest = nnx.split(model, trained(lora), ...)
-    return config, nnx.merge(graphdef, _newest(workdir, abstract(nnx.to_pure_dict(params))), rest), base.tokenizer
+    return config, nnx.merge(graphdef, _read(workdir, abstract(nnx.to_pure_dict(params)), checkpoint), rest), base.tokenizer
 
 
 def load_adapter(workdir: Path) -> tuple[ConfigDict, weights.Base, LoraConfig | None, dict[str, np.ndarray]]:
@@ -234,17 +264,31 @@ def load_adapter(workdir: Path) -> tuple[ConfigDict, weights.Base, LoraConfig | 
     here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     like = nnx.to_pure_dict(nnx.state(model, LoRAParam))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
-    flat = traverse_util.flatten_dict(_newest(workdir, like), sep="/")
+    flat = traverse_util.flatten_dict(_read(workdir, like), sep="/")
     return config, base, lora, {name: np.asarray(array) for name, array in flat.items()}
 
 
-def _newest(workdir: Path, like):
-    """The parameters in the newest checkpoint."""
+def _read(workdir: Path, like, checkpoint: str = "last"):
+    """The parameters in a checkpoint: "last", "best" or a step."""
     found = None
     if (workdir / CHECKPOINTS).is_dir():
         checkpoints = Checkpoints(workdir, keep=None)
-        found = checkpoints.restore(params=like)
-        checkpoints.close()
+        try:
+            found = checkpoints.restore(_step(workdir, checkpoints, checkpoint), params=like)
+        finally:
+            checkpoints.close()
     if found is None:
         raise UserError(f"{workdir} has no checkpoint yet: train it first")
     return found[1]["params"]
+
+
+def _step(workdir: Path, checkpoints: Checkpoints, name: str) -> int | None:
+    if name == "last":
+        return None
+    if name == "best":
+        if (step := checkpoints.best_step()) is None:
+            raise UserError(f"{workdir} has no best checkpoint: train it with --config.train.keep_best=1")
+        return step
+    if not name.isdecimal():
+        raise UserError(f"--checkpoint: {name!r} is not last, best or a step")
+    return int(name)

@@ -24,9 +24,12 @@ from retune_jax.distributed.agreement import Agreement
 from retune_jax.evaluation import sizes
 from retune_jax.evaluation.run import evaluate, evaluated
 from retune_jax.models import sharding
-from retune_jax.training import loss, optimizer
+from retune_jax.training import flops, loss, optimizer
+from retune_jax.training.boards import Boards
 from retune_jax.training.log import Diverged, Log
+from retune_jax.training.profile import Profile
 from retune_jax.training.stop import StopRequests
+from retune_jax.training.validation import Validation
 
 
 def train(config: ConfigDict, workdir: Path):
@@ -104,7 +107,7 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
     del model, params
 
     # --- Go on where the run stopped. ---
-    checkpoints = runs.Checkpoints(workdir, keep=config.train.keep)
+    checkpoints = runs.Checkpoints(workdir, keep=config.train.keep, keep_best=config.train.keep_best)
     start = 0
     if found := checkpoints.restore(**runs.abstract(state), data=None):
         start, restored = found
@@ -131,22 +134,34 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
         steps=config.train.steps,
         every=config.train.log_every,
         schedule=optimizer.schedule(config.train),
+        flops=flops.per_token(base.shape, 0 if lora is None else sum(x.size for x in jax.tree.leaves(state["params"]))),
+        boards=Boards(workdir, config, start=start) if distributed.is_first() else None,
     )
+    validation = None
+    if config.train.keep_best:
+        validation = Validation(source(config, "validation"), base.tokenizer, config, graphdef, mesh)
+    profile = Profile(workdir / "profile", config.profile.start, config.profile.steps)
     agreement = Agreement(mesh)
     step, stopped = start, 0
     try:
         with StopRequests(unsaved=distributed.count() > 1) as stop:  # of several processes none ends alone
             while step < config.train.steps and not stopped:
+                profile.before(step)
                 agreement.ask(stop.requested)
-                batch = pipeline.place(next(batches), rows_over_mesh)
+                with log.holding("data_wait_s"):
+                    batch = next(batches)
+                batch = pipeline.place(batch, rows_over_mesh)
                 state, metrics = step_fn(state, frozen, batch, jax.random.fold_in(dropout_key, step))
                 step += 1
                 stop.unsaved = True
                 log.step(step, metrics)
                 stopped = agreement.answer(stop.requested)
                 if step % config.train.save_every == 0 or step == config.train.steps or stopped:
+                    held = validation and {runs.VALIDATION: validation.loss(state["params"], frozen)}
+                    log.add(**held or {})
                     log.flush()  # no loss that is not finite gets into a checkpoint
-                    checkpoints.save(step, **state, data=batches.get_state(), config=config)
+                    with log.holding("checkpoint_s"):
+                        checkpoints.save(step, **state, data=batches.get_state(), config=config, **held or {})
             checkpoints.wait()
     except Diverged as error:
         checkpoints.wait()
@@ -154,6 +169,7 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
         last = f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint yet"
         sys.exit(f"retune_jax: {error}; {last}. A lower config.train.learning_rate may help.")
     finally:
+        profile.close()
         log.close()
         batches.close()
         checkpoints.close()
@@ -180,8 +196,8 @@ def say(line: str):
         print(f"retune_jax: {line}", file=sys.stderr)
 
 
-def source(config: ConfigDict):
-    """The training examples that the configuration asks for, written first where they do not exist."""
+def source(config: ConfigDict, split: str = "train"):
+    """The examples that the configuration asks for, written first where they do not exist."""
     if config.task == recipes.PRETRAINING:
         return Corpus(config.seed, config.data.examples, config.data.curriculum, config.data.repeats)
     data = builder.prepare(
@@ -195,7 +211,7 @@ def source(config: ConfigDict):
         data_dir=config.data.dir,
         progress=distributed.is_first(),
     )
-    return data.source("train")
+    return data.source(split)
 
 
 def replay(config: ConfigDict) -> Replay | None:
