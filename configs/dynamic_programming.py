@@ -13,11 +13,11 @@ def get_config(arguments: str = ""):
     """The run's configuration; `arguments` is `method=…,model=…,data=…`."""
     config = recipe(arguments, task="dynamic_programming", small=0.25)
     if config.model.startswith("tiny"):
-        config.train.update({"steps": 400, "rows": 8})
+        config.train.update({"steps": 1000, "rows": 8})
         config.eval.lengths = "2:24"
-        if config.method == "retune":  # two phases, as in addition
+        if config.method in ("retune", "no_carry"):  # two phases, as in addition
             config.data.update({"replay": 0.4, "replay_after": 700, "replay_items": 30, "context_length": 512})
-            config.train.update({"steps": 1000, "schedule": "linear"})
+            config.train.schedule = "linear"
         elif config.method == "scratchpad":
             config.data.update({"sequence_length": 1024, "context_length": 1024})
         elif config.method == "no_isolation":  # the whole recursion in one context: 12 items take 3,110

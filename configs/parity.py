@@ -15,7 +15,8 @@ def get_config(arguments: str = ""):
     if config.model.startswith("tiny"):
         config.data.context_length = 128  # 21 bits take 112, and as a scratchpad 115
         config.train.update({"steps": 400, "rows": 8})
-        if config.method == "retune":  # half of the examples keep the base's copying alive, to twice the trained length
+        if config.method in ("retune", "no_carry"):
+            # Half of the examples keep the base's copying alive, up to twice the trained length.
             config.data.update({"replay": 0.5, "replay_items": 48, "context_length": 512})
             config.train.update({"steps": 300, "learning_rate": 2e-3})
         elif config.method == "no_isolation":  # the whole recursion in one context: 40 bits take 2,510 tokens

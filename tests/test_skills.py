@@ -83,7 +83,8 @@ def test_the_command_prints_a_table_and_writes_the_shares(tmp_path):
     assert set(shares["two signed lists"]) == {"5"}, "the corpus has no longer ones"
 
 
-def test_a_folder_that_is_no_base_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "retune_jax.evaluation.skills", f"--base={tmp_path}"]
+@pytest.mark.parametrize("flag", ["--base=nowhere", "--task_only", "--workdir=nowhere", "--lengths=x"])
+def test_a_mistake_is_one_line(flag, tmp_path):
+    command = [sys.executable, "-m", "retune_jax.evaluation.skills", flag]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2 and len(result.stderr.strip().split("\n")) == 1
