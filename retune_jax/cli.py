@@ -77,7 +77,7 @@ def override(config: ConfigDict, arguments: list[str], *, parts: tuple[str, ...]
         arguments: what `run` handed to `main`; anything but such a flag is refused.
         parts: the parts of the configuration that may be changed; the others made the run what it is.
     """
-    for argument in arguments:
+    for argument in sorted(arguments, key=lambda argument: not argument.startswith("--config.")):
         name, equals, _ = argument.partition("=")
         if not name.startswith("--config."):
             raise UserError(f"unexpected argument {argument!r}: this command takes flags only (see --help)")
@@ -115,7 +115,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS([text for text in argv if text not in handed_on])
         if "config" in flags.FLAGS:
             dir(flags.FLAGS["config"].value.task)  # ml_collections keeps a missing file to itself until it is touched
-        return [*rest[:1], *handed_on, *rest[1:]]
+        return rest + handed_on
 
 
 @contextlib.contextmanager

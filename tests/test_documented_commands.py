@@ -98,6 +98,12 @@ def test_a_documented_command_works(file, module, words, commands, folder):
     assert done.code == 0, done.err
 
 
+def test_flags_of_a_study_may_stand_anywhere(commands):
+    words = ["--recipe=configs/parity.py", "--config.train.steps=2", "resampling", "--workdir=studies/anywhere"]
+    done = commands.run("retune_jax.study", *words, reach=REACH["retune_jax.study"])
+    assert done.code == 0, done.err
+
+
 def test_documents_are_read():
     assert len(WHOLE) >= 8
     text = "Try `python -m retune_jax.solve --workdir=DIR\n'1 + 2'`:\n```python\nx\n```\n"
