@@ -49,7 +49,7 @@ setup(
             "pyyaml>=6",
             "ruff>=0.17.6",
             "safetensors>=0.8.0",
-            "torch>=2.13.0",
+            "torch==2.13.*",  # a newer one may come as a CUDA build of several GB
             "transformers>=5.24.0",
         ],
         "bench": [],
