@@ -151,8 +151,13 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "carry": method != "no_carry",
                 "opening": opening,
                 "temperature": 0.0,  # 0: greedy
+                "top_k": 0,  # draws are from so many likeliest tokens; 0: from all
+                "top_p": 1.0,  # draws are from the likeliest tokens that have this probability together
                 "seed": 0,
                 "draft": True,
+                "memo": 4096,  # solved subproblems to remember, so that none is solved twice; 0: none
+                "stack": "auto",  # suspended contexts: "keep" on the device, "offload", "recompute", or "auto": what fits
+                "memory_gib": 0.0,  # room for the decoder; 0: what is free
             },
             "eval": {"lengths": "1:40", "problems_per_length": 50, "wording": tasks.PAPER},
         }

@@ -11,8 +11,9 @@ from flax import nnx
 from scripted import MixedModel, PlainRecursion, RandomModel, ScriptedModel, babble, hash_of, script_of
 
 from retune_jax import tasks, tokenizer
-from retune_jax.decoding import DecoderConfig, RecursiveDecoder, decoder, draft, state
-from retune_jax.decoding.step import choose
+from retune_jax.decoding import DecoderConfig, RecursiveDecoder, decoder, draft, move, state
+from retune_jax.decoding.result import vote
+from retune_jax.decoding.step import choose, likely
 from retune_jax.models import presets
 from retune_jax.models.llama import Llama
 from retune_jax.protocol import SOLUTION
@@ -159,6 +160,31 @@ def test_draws_depend_on_the_problem_and_the_place_only():
     other = dataclasses.replace(warm, slots=7, tokens_per_step=3, steps_per_advance=5, draft=False)
     assert RecursiveDecoder(model, TOKENIZER, other).solve(prompts) == first
     assert RecursiveDecoder(model, TOKENIZER, dataclasses.replace(other, seed=1)).solve(prompts) != first
+    # Other problems before and between them change no sample either.
+    mixed = RecursiveDecoder(model, TOKENIZER, dataclasses.replace(other, memo=64)).solve(
+        ["1", *prompts[:9], "2", *prompts[9:]]
+    )
+    assert [result for result in mixed if result.prompt == "7"] == first
+
+
+def test_samples_of_each_problem_and_the_value_that_most_of_them_have():
+    model = RandomModel(babble(TOKENIZER))
+    warm = dataclasses.replace(SMALL, temperature=0.3)
+    first, second = RecursiveDecoder(model, TOKENIZER, warm).sample(["7", "3"], 12)
+    assert ([r.prompt for r in first], [r.prompt for r in second]) == (["7"] * 12, ["3"] * 12)
+    assert RecursiveDecoder(model, TOKENIZER, warm).sample(["3"], 12) == [second]
+    values = [r.value for r in first if r.status == "ok"]
+    assert values.count(vote(first).value) == max(map(values.count, values))
+    failed = [dataclasses.replace(r, status="bad_call") for r in first]
+    assert vote(failed) is failed[0]
+
+
+@pytest.mark.parametrize(("changes", "left"), [({"top_k": 2}, [1, 2]), ({"top_p": 0.7}, [1, 2]), ({"top_p": 0.3}, [2])])
+def test_top_k_and_top_p_leave_the_likeliest_tokens_and_their_proportions(changes, left):
+    logits_V = jnp.array([0.0, 0.9, 1.0, -1.0])
+    kept_V = likely(dataclasses.replace(SMALL, temperature=1.0, **changes), logits_V)
+    assert jnp.flatnonzero(kept_V > -jnp.inf).tolist() == left
+    np.testing.assert_array_equal(kept_V[jnp.array(left)], logits_V[jnp.array(left)])
 
 
 def test_draws_follow_the_softmax_of_the_logits_at_the_temperature():
@@ -184,21 +210,52 @@ def test_advance_compiles_once_a_window_size_whatever_the_number_of_problems():
     assert (decoder.advance._cache_size() - before[0], decoder.refill._cache_size() - before[1]) == (1, 1)
 
 
-def test_the_stack_is_updated_in_place():
-    """No instruction of the compiled program copies the stack, which is most of the decoder's memory."""
-    config = dataclasses.replace(SMALL, slots=5)
-    model = RandomModel(babble(TOKENIZER))
-    solver = RecursiveDecoder(model, TOKENIZER, config)
-    shapes = jax.eval_shape(lambda: state.create(model, config, config.window, draft.Memory.empty()))
-    lowered = decoder.advance.lower(solver._graphdef, solver._words, config, solver._params, solver._tables, shapes)
-    compiled = lowered.compile()
-    stack, log = state.lengths(config)
-    for shape in (f"u32[5,1,{stack},1]", f"s32[5,{log}]", f"s32[5,{stack}]"):
-        assert shape in compiled.as_text()
-        copies = [line for line in compiled.as_text().splitlines() if re.search(rf"= {re.escape(shape)}\S* copy\(", line)]
-        assert not copies, f"{shape} is copied"
-    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    assert compiled.memory_analysis().alias_size_in_bytes >= kept
+def compiled_advance(config):
+    """`advance` for a small LLaMA: jaxpr, compiled program, and a state."""
+    shape = dataclasses.replace(
+        presets.get("tiny"), vocab_size=TOKENIZER.vocab_size, layers=2, width=32, heads=2, kv_heads=2, head_width=8, hidden=64
+    )
+    solver = RecursiveDecoder(Llama(shape, None, remat="none", rngs=nnx.Rngs(0)), TOKENIZER, config)
+    idle, _ = solver._idle()
+    traced = decoder.advance.trace(solver._graphdef, solver._words, config, solver._params, solver._tables, idle)
+    return traced.jaxpr, traced.lower().compile(), idle
+
+
+@pytest.mark.parametrize("stack", ["keep", "offload", "recompute"])
+def test_every_cache_and_stack_buffer_is_updated_in_place(stack):
+    """No instruction of the compiled program copies keys and values, the log or the stacked tokens."""
+    config = dataclasses.replace(SMALL, slots=5, stack=stack, memo=32)
+    _, compiled, idle = compiled_advance(config)
+    text = compiled.as_text()
+    leaves = [*jax.tree.leaves((idle.cache, idle.stack)), idle.slots.log_BT, idle.slots.stack_BA, idle.memo.value_MV]
+    for leaf in leaves:
+        shape = f"{'f32' if leaf.dtype == jnp.float32 else 's32'}[{','.join(map(str, leaf.shape))}]"
+        assert leaf.size == 0 or shape in text
+        copies = [line for line in text.splitlines() if re.search(rf"= {re.escape(shape)}\S* copy\(", line)]
+        assert leaf.size == 0 or not copies, f"{shape} is copied"
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(idle))
+    analysis = compiled.memory_analysis()
+    assert analysis.alias_size_in_bytes + analysis.host_alias_size_in_bytes >= kept
+    assert (sum(leaf.size for leaf in jax.tree.leaves(idle.stack)) == 0) == (stack == "recompute")
+
+
+def test_where_loops_ask_the_host_there_is_none_whose_length_depends_on_data(monkeypatch):
+    monkeypatch.setattr(move, "blocks_at_a_time", lambda slots, window: slots)
+    jaxpr, _, _ = compiled_advance(dataclasses.replace(SMALL, slots=6, stack="offload", memo=32))
+    assert {"scan", "dot_general"} <= primitives(jaxpr.jaxpr)
+    assert not {"while", "cond"} & primitives(jaxpr.jaxpr)
+
+
+def primitives(jaxpr) -> set[str]:
+    """The names of all that a jaxpr does, in its loops and calls as well."""
+    found = set()
+    for equation in jaxpr.eqns:
+        found.add(equation.primitive.name)
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                found |= primitives(inner)
+    return found
 
 
 def test_progress_counts_every_problem_and_results_stream_as_they_end():

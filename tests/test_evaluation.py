@@ -209,7 +209,7 @@ def test_the_command_writes_the_results_of_a_run_where_it_is_told(trained, tmp_p
     assert files(trained) == before
     assert sorted(path.name for path in (tmp_path / "new" / "here").iterdir()) == WRITTEN
     report = json.loads((tmp_path / "new" / "here" / "eval.json").read_text())
-    assert list(report) == ["task", "method", "trained_lengths", "settings", "rows"]
+    assert list(report) == ["task", "method", "trained_lengths", "settings", "rows", "work"]
     assert (report["task"], report["method"], report["trained_lengths"]) == ("parity", "retune", [1, 21])
     assert [row["length"] for row in report["rows"]] == [2, 4, 5]
     for row in report["rows"]:

@@ -13,17 +13,34 @@ import jax.numpy as jnp
 BLOCK = 64  # tokens of one copy
 
 
-def store(stack, cache, base_B, length_B, moves_B):
-    """The stack (leaves [B, H, A, D]) with the first `length` tokens of the moving windows laid down at `base`."""
-    return _copy(stack, cache, base_B, jnp.zeros_like(base_B), length_B, moves_B)
+def blocks_at_a_time(slots: int, window: int) -> int | None:
+    """How many blocks a transition may move; None: all that there are.
+
+    A CPU runs a loop as often as it has to. A GPU would ask the host before each turn whether there is another, so that its
+    loop has a fixed number of turns, and slots that find no room in it wait for the next transition.
+    """
+    return None if jax.default_backend() == "cpu" else max(slots, -(-window // BLOCK))
 
 
-def load(cache, stack, base_B, length_B, moves_B):
+def served(length_B, moves_B, most: int | None):
+    """Which of the moving slots find room among `most` blocks."""
+    return moves_B if most is None else moves_B & (jnp.cumsum(jnp.where(moves_B, -(-length_B // BLOCK), 0)) <= most)
+
+
+def store(stack, cache, base_B, length_B, moves_B, most: int | None, space):
+    """The stack (leaves [B, H, A, D]) with the first `length` tokens of the moving windows laid down at `base`.
+
+    `space` is the memory that the stack lies in, None for the cache's own.
+    """
+    return _copy(stack, cache, base_B, jnp.zeros_like(base_B), length_B, moves_B, most, None, space)
+
+
+def load(cache, stack, base_B, length_B, moves_B, most: int | None, space):
     """The cache (leaves [B, H, X, D]) with `length` tokens from `base` of the moving slots' stacks at its beginning."""
-    return _copy(cache, stack, jnp.zeros_like(base_B), base_B, length_B, moves_B)
+    return _copy(cache, stack, jnp.zeros_like(base_B), base_B, length_B, moves_B, most, space, None)
 
 
-def _copy(into, out_of, into_B, out_of_B, length_B, moves_B):
+def _copy(into, out_of, into_B, out_of_B, length_B, moves_B, most, from_space, to_space):
     """Copies whole blocks, so up to a block more than `length`: what lies behind is free in both buffers."""
     window = min(leaf.shape[2] for leaf in jax.tree.leaves((into, out_of)))
     block = min(BLOCK, window)
@@ -31,15 +48,22 @@ def _copy(into, out_of, into_B, out_of_B, length_B, moves_B):
     end_B = jnp.cumsum(jobs_B)
 
     def job(number, into):
-        slot = jnp.sum(end_B <= number)
+        slot = jnp.minimum(jnp.sum(end_B <= number), end_B.shape[0] - 1)
         # The last block of a window must not pass its end; it covers some of the block before it again.
-        at = jnp.minimum((number - (end_B[slot] - jobs_B[slot])) * block, window - block)
+        at = jnp.clip((number - (end_B[slot] - jobs_B[slot])) * block, 0, window - block)
 
         def leaf(into, out_of):
             _, heads, _, width = into.shape
-            piece = jax.lax.dynamic_slice(out_of, (slot, 0, out_of_B[slot] + at, 0), (1, heads, block, width))
-            return jax.lax.dynamic_update_slice(into, piece, (slot, 0, into_B[slot] + at, 0))
+            start, shape = (slot, 0, into_B[slot] + at, 0), (1, heads, block, width)
+            piece = jax.lax.dynamic_slice(out_of, (slot, 0, out_of_B[slot] + at, 0), shape)
+            piece = piece if from_space is None else jax.device_put(piece, jax.memory.Space.Device)
+            if most is not None:  # a turn with nothing to do leaves what is there
+                old = jax.lax.dynamic_slice(into, start, shape)
+                old = old if to_space is None else jax.device_put(old, jax.memory.Space.Device)
+                piece = jnp.where(number < end_B[-1], piece, old)
+            piece = piece if to_space is None else jax.device_put(piece, to_space)
+            return jax.lax.dynamic_update_slice(into, piece, start)
 
         return jax.tree.map(leaf, into, out_of)
 
-    return jax.lax.fori_loop(0, end_B[-1], job, into)
+    return jax.lax.fori_loop(0, end_B[-1] if most is None else most, job, into)

@@ -9,14 +9,35 @@ stands between the segments is fixed by the protocol. Parity of [0, 1]:
 Trees may be hundreds of calls deep, so nothing here recurses.
 """
 
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from retune_jax.protocol import CallRead, Context, Segment, read
 
-# Marks, in the place of a segment's EOS: it opened a context; it ended its context; the problem ended with it.
-CALLED, ANSWERED, FAILED = -1, -2, -3
+# Marks, in the place of a segment's EOS: it opened a context; it ended its context; the problem ended with it; it opened a
+# context that another problem had solved: the problem's number and the begin and end of the context in its log follow.
+CALLED, ANSWERED, FAILED, RECALLED = -1, -2, -3, -4
+
+
+class Work(NamedTuple):
+    """What a problem took, and what it was spared, in tokens but for `recalled`. It depends on the schedule; the text does not.
+
+    Attributes:
+        computed: tokens that the model was fed, guesses that did not hold among them.
+        kept: tokens whose keys and values were there already, of callers and of beginnings in common with them.
+        guessed: generated tokens that needed no pass of their own, because they had been guessed.
+        spared: generated tokens of contexts that the memo held. recalled: calls that it answered.
+    """
+
+    computed: int = 0
+    kept: int = 0
+    guessed: int = 0
+    spared: int = 0
+    recalled: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,6 +53,7 @@ class Result:
         calls: calls made.
         tokens: tokens generated in all contexts, each segment's EOS counted.
         depth: most callers suspended at a time.
+        work: what that took; two results may be equal and differ in it.
     """
 
     prompt: str
@@ -42,6 +64,14 @@ class Result:
     calls: int
     tokens: int
     depth: int
+    work: Work = field(default=Work(), compare=False)
+
+
+def vote(results: Sequence[Result]) -> Result:
+    """The first result with the value that most of the solved ones have (Wang et al., 2023); the first where none is solved."""
+    solved = [result for result in results if result.status == "ok"]
+    votes = Counter(result.value for result in solved)
+    return max(solved, key=lambda result: votes[result.value]) if solved else results[0]
 
 
 @dataclass
@@ -55,6 +85,22 @@ class _Open:
 
     def closed(self, status: str) -> Context:
         return Context(self.prompt, tuple(self.segments), status, self.carries)
+
+
+def expand(log_T: np.ndarray, log_of: Callable[[int], np.ndarray]) -> np.ndarray:
+    """The log with the subtrees that the memo held in their places. `log_of` gives the log of a problem, by its number."""
+    parts, waiting = [], [(log_T, 0, len(log_T))]
+    while waiting:
+        log_T, begin, end = waiting.pop()
+        recalled_N = np.flatnonzero(log_T[begin:end] == RECALLED)
+        if not len(recalled_N):
+            parts.append(log_T[begin:end])
+            continue
+        at = begin + recalled_N[0]
+        problem, first, last = log_T[at + 1 : at + 4].tolist()
+        parts += [log_T[begin:at], np.array([CALLED], np.int32)]
+        waiting += [(log_T, at + 4, end), (log_of(problem), first, last)]
+    return np.concatenate(parts)
 
 
 def rebuild(prompt: str, status: str, log_T: np.ndarray, pieces: list[bytes], carries: bool = True) -> Context:

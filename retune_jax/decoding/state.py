@@ -26,7 +26,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from retune_jax.decoding import memo
 from retune_jax.decoding.config import DecoderConfig
+from retune_jax.decoding.result import Work
 from retune_jax.protocol import STATUSES
 
 # A slot's status: an index into STATUSES once its problem has ended, before that one of these two.
@@ -52,10 +54,14 @@ class Slots:
 
     Of the problem:
         status_B: RUNNING, ENDED (the segment has met EOS and waits for a transition) or an index into STATUSES.
-        problem_B: its number in the queue, which the draws depend on. used_B: tokens generated, each segment's EOS
-        counted. calls_B: calls made. deepest_B: most callers suspended at a time. log_BT: the tokens generated, in
-        order over all contexts, each segment closed by a mark of result.py. With the prompt
-            this determines the whole tree of contexts. Valid up to `used`.
+        problem_B: its number in the queue, which the draws depend on.
+        used_B: tokens generated, each segment's EOS counted.
+        calls_B: calls made.
+        deepest_B: most callers suspended at a time.
+        log_BT: the tokens generated, in order over all contexts, each segment closed by a mark of result.py. With the prompt
+            this determines the whole tree of contexts.
+        logged_B: how long the log was before the segment that is being generated.
+        work_BN: what it took, in the order of result.Work.
 
     Of its open contexts, outermost first, the active one at index `depth`:
         depth_B: how many callers are suspended.
@@ -79,6 +85,8 @@ class Slots:
     calls_B: jax.Array
     deepest_B: jax.Array
     log_BT: jax.Array
+    logged_B: jax.Array
+    work_BN: jax.Array
     depth_B: jax.Array
     base_BF: jax.Array
     known_BF: jax.Array
@@ -97,12 +105,14 @@ class State:
         cache: keys and values of the active windows: what `model.init_cache` makes, leaves [B, H, X, D].
         stack: keys and values of the suspended callers, leaves [B, H, A, D].
         memory: what the guesses of the slots have taught (draft.py).
+        memo: the solved subproblems (memo.py), or None.
     """
 
     slots: Slots
     cache: Any
     stack: Any
     memory: Any
+    memo: Any
 
 
 def windows(config: DecoderConfig) -> list[int]:
@@ -115,8 +125,10 @@ def windows(config: DecoderConfig) -> list[int]:
 
 def lengths(config: DecoderConfig) -> tuple[int, int]:
     """A and T: each with slack, because copies have a fixed length and write past what they need."""
-    stack = config.stack_tokens + config.window + config.tokens_per_step if config.calls else 0
-    return stack, config.max_tokens + config.window + 1
+    slack = config.window + config.tokens_per_step
+    # A call that the memo answers takes three places of the log more than its mark.
+    log = config.max_tokens + slack + 4 + (3 * config.max_calls if memo.is_used(config) else 0)
+    return config.stack_tokens + slack if config.calls else 0, log
 
 
 def create(model, config: DecoderConfig, live: int, memory) -> State:
@@ -142,6 +154,8 @@ def create(model, config: DecoderConfig, live: int, memory) -> State:
         calls_B=empty(),
         deepest_B=empty(),
         log_BT=empty(log),
+        logged_B=empty(),
+        work_BN=empty(len(Work._fields)),
         depth_B=empty(),
         base_BF=empty(contexts),
         known_BF=empty(contexts),
@@ -149,7 +163,8 @@ def create(model, config: DecoderConfig, live: int, memory) -> State:
         prompt_BF2=empty(contexts, 2, dtype=jnp.uint32),
         stack_BA=empty(stack),
     )
-    return State(slots, model.init_cache(batch, window), model.init_cache(batch, stack), memory)
+    kept = stack if config.stack == "keep" else 0  # an offloaded one is not made on the device
+    return State(slots, model.init_cache(batch, window), model.init_cache(batch, kept), memory, memo.create(config))
 
 
 def take(values_BX, at_BN):

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from retune_jax.decoding import draft
 from retune_jax.decoding.config import DecoderConfig
 from retune_jax.decoding.reading import Tables, Words
+from retune_jax.decoding.result import Work
 from retune_jax.decoding.state import CONTEXT_FULL, ENDED, RUNNING, TOKEN_BUDGET, Slots, State, mix, pick, take
 
 
@@ -50,7 +51,7 @@ def step(model, words: Words, tables: Tables, config: DecoderConfig, state: Stat
         with jax.named_scope("learn"):
             memory, source_B = draft.learn(tables, words.eos, memory, slots, guesses, new_B, last_B)
             accepted = dataclasses.replace(accepted, source_B=source_B)
-    return State(accepted, cache, state.stack, memory)
+    return State(accepted, cache, state.stack, memory, state.memo)
 
 
 def choose(config: DecoderConfig, slots: Slots, logits_BCV, at_BC):
@@ -73,7 +74,21 @@ def choose(config: DecoderConfig, slots: Slots, logits_BCV, at_BC):
     bits_BCV = mix(mix(key_BC[..., None] ^ token_V) + key_BC[..., None])
     uniform_BCV = ((bits_BCV >> 9).astype(jnp.float32) + 0.5) * 2.0**-23  # strictly between 0 and 1
     noise_BCV = -jnp.log(-jnp.log(uniform_BCV))
-    return _likeliest(logits_BCV / config.temperature + noise_BCV)
+    return _likeliest(likely(config, logits_BCV / config.temperature) + noise_BCV)
+
+
+def likely(config: DecoderConfig, logits_BCV):
+    """The logits, with -inf for the tokens that top-k (Fan et al., 2018) and top-p (Holtzman et al., 2020) leave out."""
+    if config.top_k:
+        least_BC1 = jax.lax.top_k(logits_BCV, min(config.top_k, logits_BCV.shape[-1]))[0][..., -1:]
+        logits_BCV = jnp.where(logits_BCV >= least_BC1, logits_BCV, -jnp.inf)
+    if config.top_p < 1:
+        falling_BCV = -jnp.sort(-logits_BCV, axis=-1)
+        share_BCV = jax.nn.softmax(falling_BCV, axis=-1)
+        before_BCV = jnp.cumsum(share_BCV, axis=-1) - share_BCV  # what the likelier ones have
+        least_BC1 = jnp.min(jnp.where(before_BCV < config.top_p, falling_BCV, jnp.inf), axis=-1, keepdims=True)
+        logits_BCV = jnp.where(logits_BCV >= least_BC1, logits_BCV, -jnp.inf)
+    return logits_BCV
 
 
 def _likeliest(logits_BCV):
@@ -118,6 +133,7 @@ def accept(words: Words, config: DecoderConfig, slots: Slots, chosen_BC) -> tupl
     known_B = slots.known_B + kept_B
     # The last token has not been fed yet, unless EOS was behind it.
     fed_B = jnp.minimum(slots.fed_B + config.tokens_per_step, known_B - 1 + ended_B)
+    work = {"computed": config.tokens_per_step * running_B.astype(jnp.int32), "guessed": jnp.maximum(new_B - 1, 0)}
     slots = dataclasses.replace(
         slots,
         tokens_BX=jnp.where(written_BX, last_B[:, None], slots.tokens_BX),
@@ -125,5 +141,6 @@ def accept(words: Words, config: DecoderConfig, slots: Slots, chosen_BC) -> tupl
         fed_B=jnp.where(running_B, fed_B, slots.fed_B),
         status_B=jnp.where(running_B, status_B, slots.status_B),
         used_B=slots.used_B + kept_B + jnp.where(running_B, ended_B, 0),
+        work_BN=slots.work_BN + jnp.stack([work.get(name, jnp.zeros_like(new_B)) for name in Work._fields], axis=1),
     )
     return slots, new_B, last_B

@@ -76,6 +76,19 @@ def _row(length: int, outcomes: list[Judged]) -> dict:
     }
 
 
+def work(results: Sequence) -> dict:
+    """What decoding took and what it was spared (`decoding.result.Work`), over all problems, and a problem's share.
+
+    Every generated token is one that a pass of the model computed, one that had been guessed and held, or one of a subtree that
+    the memo held. `kept` counts tokens of callers and common beginnings whose keys and values were there already.
+    """
+    sums = {name: sum(getattr(result.work, name) for result in results) for name in results[0].work._fields}
+    per_problem = {
+        name: sum(getattr(result, name) for result in results) / len(results) for name in ("tokens", "calls", "depth")
+    }
+    return sums | {"generated": sum(result.tokens for result in results), "per_problem": per_problem}
+
+
 def table(report: dict) -> str:
     """The rows of a report as text; `*` marks the lengths that were trained on."""
     shortest, longest = report["trained_lengths"]

@@ -21,6 +21,7 @@ from flax import nnx
 
 from retune_jax import distributed
 from retune_jax.decoding import RecursiveDecoder, Result
+from retune_jax.decoding.result import Work
 from retune_jax.models.lora import LoRAParam
 from retune_jax.protocol import Context, Segment
 
@@ -111,7 +112,7 @@ def from_json(stored: dict) -> Result:
     for index, context in reversed(list(enumerate(stored["context"]))):  # callees stand behind their callers
         segments = [Segment(**segment | {"callee": contexts.get(segment["callee"])}) for segment in context["segments"]]
         contexts[index] = Context(**context | {"segments": tuple(segments)})
-    return Result(**stored | {"context": contexts[0]})
+    return Result(**stored | {"context": contexts[0], "work": Work(*stored["work"])})
 
 
 def _fields(value, but: str) -> dict:

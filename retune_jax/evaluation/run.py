@@ -63,6 +63,7 @@ def evaluate(*, workdir: Path, config, model, tokenizer, run: Path | None = None
         "trained_lengths": list(task.trained_lengths),
         "settings": settings(config),
         "rows": accuracy.rows(judged),
+        "work": accuracy.work(results),
     }
     behind = samples.collect(task, config, asked, results, judged, seconds=seconds)
     with disk.replacing(workdir / FIGURE) as fresh:

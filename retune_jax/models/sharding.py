@@ -84,12 +84,20 @@ def path_name(path) -> str:
     return "/".join(str(part) for part in parts if str(part) != "value")
 
 
+def fitting(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """`spec` for an array of this shape, without the axes that do not divide its dimensions."""
+
+    def parts(axes) -> int:
+        return math.prod(mesh.shape[axis] for axis in (axes if isinstance(axes, tuple) else (axes,)) if axis)
+
+    return PartitionSpec(*(axes if axes and size % parts(axes) == 0 else None for axes, size in zip(spec, shape)))
+
+
 def spec_of(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """The partition of the array called `name`; a dimension that its mesh axes do not divide is not split."""
     for pattern, axes in RULES:
         if re.search(pattern, name) and len(axes) == len(shape):
-            fits = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, shape)]
-            return PartitionSpec(*fits)
+            return fitting(PartitionSpec(*axes), shape, mesh)
     return PartitionSpec()
 
 
