@@ -40,6 +40,8 @@ setup(
     ],
     extras_require={
         "test": [
+            "mkdocs-material>=9.7.6",
+            "mkdocstrings[python]>=1.0.0",
             "hypothesis>=6.170.15",
             "jsonschema>=4.23",
             "kubernetes-validate>=1.37",
@@ -52,6 +54,7 @@ setup(
             "torch==2.13.*",  # a newer one may come as a CUDA build of several GB
             "transformers>=5.24.0",
         ],
+        "docs": ["mkdocs-material>=9.7.6", "mkdocstrings[python]>=1.0.0"],
         "bench": [],
         "wandb": ["wandb"],
     },

@@ -57,6 +57,6 @@ def get_config(arguments: str = ""):
     """The run: `--config=brackets.py`, or `--config=brackets.py:method=scratchpad`."""
     config = recipe(arguments, task="brackets:Brackets", small=1.0)
     config.data.context_length = 96  # tokens of the longest context that is trained on
-    config.train.update({"steps": 100, "rows": 8})
+    config.train.update({"steps": 70, "rows": 8})
     config.eval.update({"lengths": "4,8,12,16,20,24", "problems_per_length": 20})
     return config
