@@ -40,8 +40,8 @@ setup(
     ],
     extras_require={
         "test": [
-            "mkdocs-material>=9.7.6",
-            "mkdocstrings[python]>=1.0.0",
+            "mkdocs-material>=9.8.2",
+            "mkdocstrings[python]>=1.0.8",
             "hypothesis>=6.170.15",
             "jsonschema>=4.23",
             "kubernetes-validate>=1.37",
@@ -54,7 +54,7 @@ setup(
             "torch==2.13.*",  # a newer one may come as a CUDA build of several GB
             "transformers>=5.24.0",
         ],
-        "docs": ["mkdocs-material>=9.7.6", "mkdocstrings[python]>=1.0.0"],
+        "docs": ["mkdocs-material>=9.8.2", "mkdocstrings[python]>=1.0.8"],
         "bench": [],
         "wandb": ["wandb"],
     },

@@ -55,6 +55,8 @@ def folder(tmp_path_factory):
     (run / "eval.json").write_text(json.dumps(report))
     (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "docs").symlink_to(ROOT / "docs")
+    (folder / "brackets.py").symlink_to(ROOT / "docs" / "tutorial" / "brackets.py")  # the tutorial's
+    (folder / "my_module.py").write_text("from brackets import Brackets as MyTask\n")
     return folder
 
 

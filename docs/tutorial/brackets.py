@@ -52,6 +52,10 @@ class Brackets(Task):
             deepest = max(deepest, surplus)
         return str(deepest)
 
+    def copies(self, brackets, method, scale):
+        """There are few short problems, and every long one ends in them: repeat them, so that each length is seen as often."""
+        return 1.0, max(1.0, 300 / 2 ** len(brackets))
+
 
 def get_config(arguments: str = ""):
     """The run: `--config=brackets.py`, or `--config=brackets.py:method=scratchpad`."""
