@@ -74,8 +74,9 @@ def prepare(folder, module, words):
         places += [(place, "run") for place in (*flags.get("workdirs", "").split(","), flags.get("workdir")) if place]
     places += [(flags[key], "base") for key in ("config.base", "base") if flags.get(key) not in (None, "tiny", "random")]
     for place, kind in places:
-        if not (folder / place).exists():
-            shutil.copytree(folder / kind, folder / place)
+        begun = module == "retune_jax.evaluation.figure" and not (folder / place / "eval.json").exists()
+        if begun or not (folder / place).exists():  # a command before may have begun a run there, without results
+            shutil.copytree(folder / kind, folder / place, dirs_exist_ok=True)
     if "file" in flags and not (folder / flags["file"]).exists():
         (folder / flags["file"]).write_text("[1, 0]\n")
     if module == "retune_jax.study" and "memory" in words:
