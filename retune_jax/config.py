@@ -8,35 +8,22 @@ A file in configs/ is a short function over `recipe`:
         return config
 
 and the command line has the last word: `--config=configs/parity.py:method=scratchpad --config.train.steps=200`.
-Unknown arguments and keys are refused by name. What a run used in the end is its folder's config.json.
+Unknown arguments and keys are refused by name. What a run used in the end is its folder's config.json (config_file.py).
 """
 
-import difflib
 import functools
-import json
 import math
-import sys
-from pathlib import Path
 
 from ml_collections import ConfigDict, config_dict
 
 from retune_jax import disk, tasks
 from retune_jax.data.encode import LOSSES
-from retune_jax.errors import UserError
+from retune_jax.errors import UserError, close, nearest
 
-FILE = "config.json"  # of a run's folder
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "linear", "cosine")
 LONGEST = 10_000  # problem to evaluate on
 PRETRAINING = "base"  # stands where the task's name does
-
-# A run that goes on may change these: where it runs and how fast, how long, and what is asked of the result. What is learned
-# from a step stays.
-WHERE = (
-    *("data.dir", "mesh", "log", "profile", "train.log_every", "train.save_every", "train.keep", "train.keep_best"),
-    *("train.remat", "train.attention"),
-)
-MAY_CHANGE = (*WHERE, "train.steps", "decode", "eval")
 
 
 def recipe(arguments: str, *, task: str, small: float = 0.05) -> ConfigDict:
@@ -164,7 +151,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
     )
 
 
-def _template(task: str, method: str, model: str) -> ConfigDict:
+def template(task: str, method: str, model: str) -> ConfigDict:
     """A configuration with all keys that one has, at defaults."""
     if task == PRETRAINING:
         return pretraining("").unlock()
@@ -198,7 +185,7 @@ def read_arguments(text: str, defaults: dict[str, str]) -> dict[str, str]:
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if key not in defaults:
-            raise UserError(f"config argument {part!r}: no argument {key!r}{_nearest(key, defaults)}")
+            raise UserError(f"config argument {part!r}: no argument {key!r}{nearest(key, defaults)}")
         if not equals or not value:
             raise UserError(f"config argument {part!r}: write {key}=VALUE")
         values[key] = value
@@ -222,9 +209,9 @@ def validate(config: ConfigDict):
     from retune_jax.decoding import DecoderConfig  # here, because they bring JAX
     from retune_jax.models import attention, llama, lora, presets, quantize
 
-    given, known = _flat(config.to_dict()), _flat(_template(config.task, config.method, config.model).to_dict())
+    given, known = flat(config.to_dict()), flat(template(config.task, config.method, config.model).to_dict())
     for path in sorted(known.keys() ^ given.keys()):
-        how = "is missing" if path in known else f"is no key of a configuration{_nearest_only(path, known)}"
+        how = "is missing" if path in known else f"is no key of a configuration{close(path, known)}"
         raise UserError(f"config.{path}: {how}")
     for path, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -324,93 +311,17 @@ def read_lengths(text: str) -> list[int]:
     return sorted(set(lengths))
 
 
-def write(config: ConfigDict, path: Path):
-    """Writes a configuration as JSON, in one go: the file is there whole or not at all."""
-    with disk.replacing(path) as fresh:
-        fresh.write_text(_json(config) + "\n")
-
-
-def read_run(workdir: Path) -> ConfigDict:
-    """The configuration of the run in `workdir`; a `UserError` where there is none."""
-    if not (workdir / FILE).is_file():
-        raise UserError(f"{workdir} is not the folder of a run (it has no {FILE})")
-    return read(workdir / FILE)
-
-
-def read(path: Path) -> ConfigDict:
-    """Reads what `write` wrote, also of another version of this project.
-
-    A key that this version does not know is refused by name. One that is missing takes its default, said on stderr.
-
-    Raises:
-        UserError: says what is wrong with the file.
-    """
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict) or not {"task", "method", "model", "train", "decode", "eval"} <= found.keys():
-            raise UserError(f"{path} is not the configuration of a run (another program's)")
-        config = _template(found["task"], found["method"], found["model"])
-        known, given = _flat(config.to_dict()), _flat(found)
-        if unknown := [key for key in given if key not in known]:
-            raise UserError(f"{path}: this version knows no key {unknown[0]!r}{_nearest_only(unknown[0], known)}")
-        missing = [key for key in known if key not in given]
-        if "decode.opening" in missing and found["task"] != PRETRAINING:
-            given["decode.opening"] = tasks.get(found["task"]).opening(found["method"])
-        with config.unlocked():
-            config.update_from_flattened_dict(given)
-    except (OSError, ValueError, TypeError, AttributeError) as error:  # no JSON, or values of another kind
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}") from error
-    if missing:
-        defaults = ", ".join(f"{key}={_value(config, key)!r}" for key in missing)
-        print(f"retune_jax: {path} is of another version and takes defaults: {defaults}", file=sys.stderr)
-    return config.lock()
-
-
 def as_flags(config: ConfigDict) -> list[str]:
     """Every key as the flag that sets it to the value it has; keys that are worked out later stand as they are: None."""
-    flat = _flat(config.to_dict())
-    return [f"--config.{key}={value}".replace("\n", "\\n") for key, value in flat.items()]
+    return [f"--config.{key}={value}".replace("\n", "\\n") for key, value in flat(config.to_dict()).items()]
 
 
-def first_difference(old: ConfigDict, new: ConfigDict, free: tuple[str, ...] = MAY_CHANGE) -> tuple[str, object, object] | None:
-    """The first key, with both values, in which `new` is another experiment than `old`; None where it is the same.
-
-    Args:
-        free: keys, and parts with all their keys, that may differ.
-    """
-    before, after = _flat(json.loads(_json(old))), _flat(json.loads(_json(new)))  # in JSON a tuple is a list
-    before["base"], after["base"] = whole_path(old.base), whole_path(new.base)
-    for key in [*after, *before]:
-        changes = any(key == name or key.startswith(name + ".") for name in free)
-        if not changes and before.get(key) != after.get(key):
-            return key, before.get(key), after.get(key)
-    return None
-
-
-def same_result(old: ConfigDict, new: ConfigDict) -> bool:
-    """Whether both lead to the same evaluation of the same training, wherever it takes place."""
-    return first_difference(old, new, WHERE) is None
-
-
-def whole_path(base: str | None) -> str | None:
-    """`config.base`, a folder as a whole path, so that it says the same from any folder."""
-    return base if base in (None, "tiny", "random") else str(disk.folder(base, "config.base").absolute())
-
-
-def _json(config: ConfigDict) -> str:
-    return json.dumps(config.to_dict(), indent=2)
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
-    flat = {}
+def flat(tree: dict, prefix: str = "") -> dict[str, object]:
+    """Every key with its whole path, `train.steps`, and its value."""
+    found = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def _nearest(name: str, names) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _value(config: ConfigDict, path: str):
@@ -422,12 +333,7 @@ def _value(config: ConfigDict, path: str):
 def _one_of(config: ConfigDict, path: str, names):
     value = _value(config, path)
     if value not in names:
-        raise UserError(f"config.{path}: {value!r} is not one of {', '.join(names)}{_nearest_only(value, names)}")
-
-
-def _nearest_only(value, names) -> str:
-    close = difflib.get_close_matches(str(value), list(names), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"config.{path}: {value!r} is not one of {', '.join(names)}{close(str(value), names)}")
 
 
 def _at_least(config: ConfigDict, path: str, low: float):

@@ -14,7 +14,10 @@ class UserError(Exception):
 def nearest(name: str, names: Iterable[str]) -> str:
     """What to say behind an unknown name: the known one that is nearest, or all of them."""
     known = list(names)
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; there are {', '.join(known)}" if known else ""
+    return close(name, known) or (f"; there are {', '.join(known)}" if known else "")
+
+
+def close(name: str, names: Iterable[str]) -> str:
+    """What to say behind an unknown name: the known one that is nearest, or nothing where none is near."""
+    found = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""

@@ -14,7 +14,7 @@ import contextlib
 
 from absl import flags
 
-from retune_jax import cli, disk, distributed
+from retune_jax import cli, config_file, disk, distributed
 from retune_jax import config as recipes
 from retune_jax.errors import UserError
 
@@ -35,10 +35,10 @@ def main(arguments: list[str]):
 def _main(arguments: list[str]):
     workdir = disk.folder(WORKDIR.value, "--workdir")
     output = workdir if OUTPUT.value is None else disk.folder(OUTPUT.value, "--output")
-    config = recipes.read_run(workdir).unlock()
+    config = config_file.read_run(workdir).unlock()
     if config.task == recipes.PRETRAINING:
         raise UserError(f"{workdir} holds a run of pretraining, which has no problems to be evaluated on")
-    if (output / recipes.FILE).exists() and not output.samefile(workdir):
+    if (output / config_file.FILE).exists() and not output.samefile(workdir):
         raise UserError(f"--output: {output} is the folder of another run, which has results of its own")
     if LENGTHS.value is not None:
         config.eval.lengths = LENGTHS.value
@@ -65,7 +65,7 @@ def _main(arguments: list[str]):
         model = sharding.of_this_process(model, mesh)
         evaluate(workdir=output, config=config, model=model, tokenizer=tokenizer, run=workdir)
         if output.samefile(workdir) and distributed.is_first():  # the run's config says what its eval.json was made with
-            recipes.write(config, workdir / recipes.FILE)
+            config_file.write(config, workdir / config_file.FILE)
 
 
 if __name__ == "__main__":

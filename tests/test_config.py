@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retune_jax import config as recipes
-from retune_jax import tasks
+from retune_jax import config_file, tasks
 from retune_jax.errors import UserError
 from retune_jax.evaluation import sizes
 from retune_jax.tokenizer import tiny
@@ -119,17 +119,17 @@ def test_lengths_are_read(text, lengths):
 
 def test_a_configuration_survives_its_file(tmp_path):
     config = recipes.recipe("model=llama_7b", task="parity")
-    recipes.write(config, tmp_path / "config.json")
-    assert recipes.read(tmp_path / "config.json").to_dict() == config.to_dict()
+    config_file.write(config, tmp_path / "config.json")
+    assert config_file.read(tmp_path / "config.json").to_dict() == config.to_dict()
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_only_what_changes_learning_makes_another_experiment():
     old, new = recipes.recipe("", task="parity"), recipes.recipe("", task="parity")
     new.train.steps, new.mesh.fsdp, new.eval.lengths, new.decode.slots = 7, 2, "1:3", 3
-    assert recipes.first_difference(old, new) is None
+    assert config_file.first_difference(old, new) is None
     new.train.learning_rate = 1.0
-    assert recipes.first_difference(old, new) == ("train.learning_rate", old.train.learning_rate, 1.0)
+    assert config_file.first_difference(old, new) == ("train.learning_rate", old.train.learning_rate, 1.0)
 
 
 @pytest.mark.parametrize(

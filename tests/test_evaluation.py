@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scripted import ScriptedModel, bits_tree, script_of
 
 from retune_jax import config as recipes
-from retune_jax import evaluate, tasks, tokenizer
+from retune_jax import config_file, evaluate, tasks, tokenizer
 from retune_jax.checkpoints import runs
 from retune_jax.errors import UserError
 from retune_jax.evaluation import accuracy, figure, run
@@ -258,7 +258,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(trained, tmp_path, v
     (tmp_path / "list" / "config.json").write_text("[1, 2]")
     (tmp_path / "broken" / "config.json").write_bytes((trained / "config.json").read_bytes()[:100])
     (tmp_path / "untrained" / "config.json").write_bytes((trained / "config.json").read_bytes())
-    recipes.write(recipes.pretraining(""), tmp_path / "pretraining" / "config.json")
+    config_file.write(recipes.pretraining(""), tmp_path / "pretraining" / "config.json")
     (tmp_path / "file").write_text("")
     before = files(tmp_path) | files(trained)
     with pytest.raises(UserError, match=words) as error:

@@ -18,7 +18,7 @@ import small_run
 from commands import ROOT
 
 from retune_jax import config as recipes
-from retune_jax import disk, tasks, tokenizer
+from retune_jax import config_file, disk, tasks, tokenizer
 from retune_jax.checkpoints import runs, weights
 from retune_jax.data import builder
 from retune_jax.errors import UserError
@@ -44,7 +44,7 @@ def made(tmp_path_factory):
 
 def configuration(folder):
     """Two steps of training on little data."""
-    config = recipes.read_run(folder / "run").unlock()
+    config = config_file.read_run(folder / "run").unlock()
     config.data.update({"dir": str(folder / "data"), "scale": 0.001, "sequence_length": 128, "context_length": 128})
     config.train.update({"steps": STEPS, "rows": 4, "log_every": 1, "save_every": 1, "warmup": 0, "schedule": "constant"})
     return config.lock()
@@ -128,9 +128,9 @@ def test_1_2_a_signal_to_a_study_is_passed_on_and_its_run_waited_for(number, tmp
 
 def test_3_a_run_counts_for_a_study_only_when_its_config_says_what_is_asked(workdir, config):
     (workdir / "eval.json").write_text("{}")
-    assert runner.counts(workdir, recipes.read_run(workdir))
+    assert runner.counts(workdir, config_file.read_run(workdir))
     for key, value in {"train.learning_rate": 0.5, "eval.lengths": "1:9", "train.steps": 9, "decode.slots": 3}.items():
-        wanted = recipes.read_run(workdir)
+        wanted = config_file.read_run(workdir)
         wanted.update_from_flattened_dict({key: value})
         assert not runner.counts(workdir, wanted), key
 
@@ -145,7 +145,7 @@ def test_4_what_changed_in_the_evaluation_is_evaluated_again(key, value, workdir
     config.update_from_flattened_dict({key: value})
     loop.train(config, workdir)
     assert len(evaluated) == 1
-    assert json.loads((workdir / "eval.json").read_text())["settings"] == run.settings(recipes.read_run(workdir))
+    assert json.loads((workdir / "eval.json").read_text())["settings"] == run.settings(config_file.read_run(workdir))
     loop.train(config, workdir)
     assert len(evaluated) == 1
 
@@ -168,7 +168,7 @@ def test_5_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(workdir, c
         with pytest.raises(UserError, match="is being written to by another process"):
             loop.train(config, workdir)
         assert sorted(path for path in workdir.rglob("*") if path.name != ".lock") == before
-        assert recipes.read_run(workdir).train.steps == STEPS
+        assert config_file.read_run(workdir).train.steps == STEPS
         other.kill()
     loop.train(config, workdir)
     assert runs.last_step(workdir) == 3 and not (workdir / ".lock").exists()
@@ -264,14 +264,14 @@ def test_12_a_config_of_another_version_is_read_by_defaults_or_refused_by_name(w
     given = json.loads((workdir / "config.json").read_text())
     del given["decode"]["draft"], given["train"]["keep"]
     (workdir / "config.json").write_text(json.dumps(given))
-    config = recipes.read_run(workdir)
+    config = config_file.read_run(workdir)
     assert config.decode.draft is True and config.train.keep == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "decode.draft=True" in said and "train.keep=2" in said
     for wrong in ({**given, "colour": 3}, {**given, "lora": 3}, {**given, "seed": "many"}, [given], "text", {"task": "parity"}):
         (workdir / "config.json").write_text(json.dumps(wrong))
         with pytest.raises(UserError, match=r"config\.json") as error:
-            recipes.read_run(workdir)
+            config_file.read_run(workdir)
         assert "\n" not in str(error.value)
 
 
@@ -489,7 +489,7 @@ def test_33_a_relative_base_means_the_same_from_any_folder(made, config, evaluat
     monkeypatch.chdir(made)
     loop.train(config, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    assert recipes.read_run(tmp_path / "run").base == str(made / "base")
+    assert config_file.read_run(tmp_path / "run").base == str(made / "base")
     runs.load_model(tmp_path / "run", sharding.make_mesh(-1, 1, 1))
 
 
@@ -510,10 +510,10 @@ def test_35_grading_compares_text_exactly_and_the_docs_say_so():
 
 
 def test_9_15_16_evaluation_takes_overrides_longer_problems_64_bits_and_any_devices(workdir):
-    config = recipes.read_run(workdir).unlock()
+    config = config_file.read_run(workdir).unlock()
     config.mesh.update({"data": 1, "fsdp": 8, "tensor": 1})
     config.decode.update(dict.fromkeys(sizes.SIZED))
-    recipes.write(config, workdir / "config.json")
+    config_file.write(config, workdir / "config.json")
     changed = ("--config.decode.slots=2", "--config.decode.max_tokens=50", "--config.eval.problems_per_length=1")
     command = [sys.executable, "-m", "retune_jax.evaluate", f"--workdir={workdir}", "--lengths=30:31", *changed]
     env = dict(os.environ, JAX_ENABLE_X64="1")
@@ -524,7 +524,7 @@ def test_9_15_16_evaluation_takes_overrides_longer_problems_64_bits_and_any_devi
     assert "sized for problems of length 31: decode.window=" in done.stderr and "max_tokens" not in done.stderr
     report = json.loads((workdir / "eval.json").read_text())
     assert [(row["length"], row["problems"]) for row in report["rows"]] == [(30, 1), (31, 1)]
-    assert report["settings"] == run.settings(recipes.read_run(workdir)), "eval.json and config.json agree"
+    assert report["settings"] == run.settings(config_file.read_run(workdir)), "eval.json and config.json agree"
 
 
 def test_27_a_platform_that_is_not_there_is_named(tmp_path):

@@ -11,7 +11,7 @@ from flax import nnx, traverse_util
 from small_llama import SHAPE, close, tokens, whole
 
 from retune_jax import config as recipes
-from retune_jax import tokenizer
+from retune_jax import config_file, tokenizer
 from retune_jax.checkpoints import exporting, importing, runs, weights
 from retune_jax.errors import UserError
 from retune_jax.models import lora, quantize, sharding
@@ -133,9 +133,9 @@ def test_weights_that_are_trained_are_not_quantised():
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_a_run_beside_a_quantised_base_is_loaded_and_exported_as_it_was_trained(kind, tmp_path):
     workdir = small_run.make(tmp_path)
-    with (config := recipes.read_run(workdir)).unlocked():
+    with (config := config_file.read_run(workdir)).unlocked():
         config.quantize = kind
-    recipes.write(config, workdir / recipes.FILE)
+    config_file.write(config, workdir / config_file.FILE)
     _, model, _ = runs.load_model(workdir, sharding.make_mesh(-1, 1, 1))
     assert isinstance(model.layers.attention.q.kernel, quantize.HELD[kind])
     exporting.export_hf(workdir, tmp_path / "exported")

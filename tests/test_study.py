@@ -11,7 +11,7 @@ import pytest
 import small_run
 
 from retune_jax import config as recipes
-from retune_jax import study, tasks
+from retune_jax import config_file, study, tasks
 from retune_jax.checkpoints import runs
 from retune_jax.errors import UserError
 from retune_jax.evaluation import run as evaluation
@@ -88,7 +88,7 @@ def test_every_run_differs_in_one_thing_and_has_the_flags_of_all(made, recipe, t
     assert [folder.name for folder, _ in made.runs] == names
     for folder, config in made.runs:
         assert f"{config.method}-{config.data.per_length}" == folder.name and config.train.steps == 3
-    assert recipes.first_difference(made.runs[0][1], made.runs[1][1]) == ("data.per_length", 1, 9)
+    assert config_file.first_difference(made.runs[0][1], made.runs[1][1]) == ("data.per_length", 1, 9)
     report = json.loads((tmp_path / "study.json").read_text())
     assert [f"{row['series']}-{row['x']}" for row in report["rows"]] == names
     assert (report["task"], report["quick"], report["command"]) == ("parity", False, "study")

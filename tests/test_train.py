@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from retune_jax import config as recipes
-from retune_jax import tokenizer
+from retune_jax import config_file, tokenizer
 from retune_jax.checkpoints import runs, weights
 from retune_jax.errors import UserError
 from retune_jax.evaluation import run
@@ -182,7 +182,7 @@ loop.train(config.read(Path(sys.argv[1])), Path(sys.argv[2]))
 
 
 def test_a_killed_process_goes_on_from_its_last_checkpoint_bit_for_bit_alike(whole, config, tmp_path):
-    recipes.write(config, tmp_path / "config.json")
+    config_file.write(config, tmp_path / "config.json")
     workdir = tmp_path / "run"
     command = [sys.executable, "-c", SLOW, str(tmp_path / "config.json"), str(workdir)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:

@@ -8,6 +8,7 @@ import small_run
 from commands import ROOT, Commands
 
 from retune_jax import config as recipes
+from retune_jax import config_file
 
 TRAIN = ("retune_jax.train", "--config=configs/parity.py")
 EVALUATE = ("retune_jax.evaluate", "--workdir=run")
@@ -236,7 +237,7 @@ def folder(tmp_path_factory):
     (folder / "newer" / "config.json").write_text(json.dumps({**config, "train": {**config["train"], "stepz": 3}}))
     (folder / "odd" / "config.json").write_text(json.dumps({**config, "train": {**config["train"], "steps": "many"}}))
     (folder / "untrained" / "config.json").write_text(json.dumps(config))
-    recipes.write(recipes.pretraining(""), folder / "pretraining" / "config.json")
+    config_file.write(recipes.pretraining(""), folder / "pretraining" / "config.json")
     shutil.copytree(run, folder / "swapped", dirs_exist_ok=True)
     (folder / "swapped" / "base.json").write_text('{"fingerprint": "another"}')
     report = {"task": "parity", "method": "retune", "trained_lengths": [1, 2], "rows": []}

@@ -16,7 +16,7 @@ from flax import nnx, traverse_util
 from ml_collections import ConfigDict
 
 from retune_jax import config as recipes
-from retune_jax import disk
+from retune_jax import config_file, disk
 from retune_jax import tokenizer as tokenizers
 from retune_jax.checkpoints import hugging_face, meta, peft, runs, safetensors, weights
 from retune_jax.checkpoints.source import Source, transposed
@@ -94,14 +94,14 @@ def import_adapter(folder: Path, output: Path, config: ConfigDict) -> LoraConfig
     if output.exists():
         raise UserError(f"{output} exists already")
     recipes.validate(config)
-    config.base = recipes.whole_path(config.base)
+    config.base = config_file.whole_path(config.base)
     base = weights.load_base(config.base, config.model)
     lora, adapter = peft.read(folder, base.shape)
     fields = {"rank": lora.rank, "alpha": lora.alpha, "dropout": lora.dropout, "targets": ",".join(lora.targets)}
     config.lora.update(fields)
     params = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(adapter, sep="/"))
     with disk.fresh_folder(output) as fresh:
-        recipes.write(config, fresh / runs.CONFIG)
+        config_file.write(config, fresh / runs.CONFIG)
         runs.keep_origin(fresh, base)
         checkpoints = runs.Checkpoints(fresh, keep=config.train.keep)
         adamw = optimizer.make_optimizer(config.train)

@@ -27,19 +27,18 @@ from flax import nnx, traverse_util
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
-from retune_jax import config as recipes
-from retune_jax import disk, distributed
+from retune_jax import config_file, disk, distributed
 from retune_jax.checkpoints import weights
 from retune_jax.errors import UserError
 from retune_jax.models.llama import Llama
 from retune_jax.models.lora import LoraConfig, LoRAParam
 from retune_jax.tokenizer import Tokenizer
 
-CONFIG, METRICS, CHECKPOINTS, EVAL, BASE = recipes.FILE, "metrics.jsonl", "checkpoints", "eval.json", "base"
+CONFIG, METRICS, CHECKPOINTS, EVAL, BASE = config_file.FILE, "metrics.jsonl", "checkpoints", "eval.json", "base"
 LOCK, ORIGIN = ".lock", "base.json"
 VALIDATION = "validation_loss"
 
-read_config = recipes.read_run
+read_config = config_file.read_run
 
 
 def check(workdir: Path, config: ConfigDict):
@@ -53,8 +52,8 @@ def check(workdir: Path, config: ConfigDict):
         read_config(workdir)  # another program's is not to be written over
     if not started(workdir):
         return
-    free = (*recipes.MAY_CHANGE, "base") if (workdir / ORIGIN).exists() else recipes.MAY_CHANGE  # see `check_base`
-    if difference := recipes.first_difference(read_config(workdir), config, free):
+    free = (*config_file.MAY_CHANGE, "base") if (workdir / ORIGIN).exists() else config_file.MAY_CHANGE  # see `check_base`
+    if difference := config_file.first_difference(read_config(workdir), config, free):
         key, old, new = difference
         raise UserError(f"{workdir} holds a run with {key}={old}, not {new}: give this one a --workdir of its own")
     if (done := last_step(workdir)) > config.train.steps:
@@ -96,7 +95,7 @@ def hold(workdir: Path) -> Iterator[None]:
 def claim(workdir: Path, config: ConfigDict):
     """Makes the folder and writes `config` into it."""
     disk.claim(workdir)
-    recipes.write(config, workdir / CONFIG)
+    config_file.write(config, workdir / CONFIG)
 
 
 def keep_origin(workdir: Path, base: weights.Base):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from retune_jax import cli, disk
+from retune_jax import cli, config_file, disk
 from retune_jax import config as recipes
 from retune_jax.errors import UserError
 from retune_jax.studies.plans import Run, Study, shrink
@@ -57,7 +57,7 @@ def counts(folder: Path, wanted: ConfigDict) -> bool:
     """Whether a run's folder holds the result of what is asked for."""
     from retune_jax.checkpoints.runs import EVAL
 
-    return (folder / EVAL).exists() and recipes.same_result(recipes.read_run(folder), wanted)
+    return (folder / EVAL).exists() and config_file.same_result(config_file.read_run(folder), wanted)
 
 
 @dataclasses.dataclass

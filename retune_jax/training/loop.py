@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from retune_jax import config as recipes
-from retune_jax import disk, distributed
+from retune_jax import config_file, disk, distributed
 from retune_jax.checkpoints import runs, weights
 from retune_jax.data import builder, pipeline
 from retune_jax.data.corpus import Corpus
@@ -44,7 +44,7 @@ def train(config: ConfigDict, workdir: Path):
     # --- Everything that the user may have got wrong comes before the first byte is written. ---
     with distributed.alike():
         recipes.validate(config)
-        config.base = recipes.whole_path(config.base)
+        config.base = config_file.whole_path(config.base)
         runs.check(workdir, config)
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
         recipes.check_rows(config, mesh.shape["data"] * mesh.shape["fsdp"])
@@ -53,7 +53,7 @@ def train(config: ConfigDict, workdir: Path):
         base.shape.check_context(config.data.context_length)
         if config.task != recipes.PRETRAINING:
             sizes.for_evaluation(config, base.tokenizer)
-        before = recipes.read_run(workdir) if runs.started(workdir) else config
+        before = config_file.read_run(workdir) if runs.started(workdir) else config
     with contextlib.ExitStack() as ours:
         with distributed.alike():
             disk.claim(workdir)
