@@ -9,6 +9,7 @@ from scripted import PlainRecursion, RandomModel, ScriptedModel, babble, bits_tr
 
 from retune_jax import tokenizer
 from retune_jax.decoding import DecoderConfig, RecursiveDecoder, memory, move
+from retune_jax.decoding.result import trace
 from retune_jax.errors import UserError
 from retune_jax.evaluation import sizes
 from retune_jax.protocol import SOLUTION
@@ -104,6 +105,26 @@ def test_work_is_counted(parities):
         assert result.work.guessed > 0 == slow.work.guessed
         assert result.work.recalled == result.work.spared == 0
         assert result.work.computed % ROOMY.tokens_per_step == 0
+
+
+def test_a_trace_tells_the_tokens_and_the_probability_of_every_segment(parities):
+    trees, model = parities
+    prompts = [tree.prompt for tree in trees[:8]]
+    plain, remembered = (
+        RecursiveDecoder(model, TOKENIZER, dataclasses.replace(ROOMY, trace=True, **changes)).solve(prompts)
+        for changes in ({"tokens_per_step": 3}, {"memo": 1024, "slots": 2})
+    )
+    assert plain == remembered and [result.context for result in plain] == trees[:8]
+    one = 1 - np.log(np.e + TOKENIZER.vocab_size - 1)  # the script's token has logit 1, all others 0
+    for result, again in zip(plain, remembered):
+        texts = [text for _, text in result.context.turns()]
+        assert [spoken.tokens for spoken in result.spoken] == [len(TOKENIZER.encode(text)) + 1 for text in texts]
+        np.testing.assert_allclose([s.log_probability / s.tokens for s in result.spoken], one, rtol=1e-4)
+        assert trace(again) == trace(result)
+        contexts = trace(result)
+        assert [(c["prompt"], c["status"]) for c in contexts] == [(c.prompt, c.status) for c in result.context.walk()]
+        assert [c["depth"] for c in contexts] == list(range(len(contexts)))
+        assert [s["text"] for s in contexts[-1]["segments"]] == [contexts[-1]["segments"][0]["text"]]
 
 
 def test_sixty_nested_frames_take_little_more_than_their_lengths():

@@ -33,6 +33,7 @@ class DecoderConfig:
             memory, "recompute" them when it goes on, or "auto": the first of keep, offload, recompute that fits.
         memory_gib: room for the decoder with its weights; 0: what the device has free.
         memo: entries of the table of solved subproblems (memo.py); 0: none. Never changes the text.
+        trace: say for each segment how likely the model found it (`Result.spoken`).
         carry: False pastes nothing of a callee's value behind `Return:` (an ablation of Re-Tuning).
     """
 
@@ -50,6 +51,7 @@ class DecoderConfig:
     seed: int
     draft: bool
     carry: bool = True
+    trace: bool = False
     top_k: int = 0
     top_p: float = 1.0
     stack: str = "keep"

@@ -207,7 +207,7 @@ class RecursiveDecoder:
                 state, report = advance(self._graphdef, self._words, self.config, self._params, self._tables, state)
             for number, prompt, facts in ended:  # the device works on in the meantime
                 log_T = log_of(number)[: facts[LOGGED]] if number in logs else np.zeros(0, np.int32)
-                yield number, self._result(prompt, facts, result.expand(log_T, log_of))
+                yield number, self._result(prompt, facts, result.expand(log_T, log_of, self.config.trace))
                 if state.memo is None:
                     logs.pop(number, None)
             if not any(working):
@@ -223,7 +223,8 @@ class RecursiveDecoder:
                     working[slot] = None
             if watch is not None and any(working):
                 (number, prompt), slot = min((work, slot) for slot, work in enumerate(working) if work is not None)
-                log_T = result.expand(log_of(number)[: np.asarray(report)[LOGGED, slot]], log_of)
+                log_T = result.expand(log_of(number)[: np.asarray(report)[LOGGED, slot]], log_of, self.config.trace)
+                log_T = result.spoken(log_T)[1] if self.config.trace else log_T
                 watch(number, result.rebuild(prompt, "running", log_T, self._pieces, self.config.carry))
 
     def _idle(self) -> tuple[State, int]:
@@ -302,6 +303,7 @@ class RecursiveDecoder:
         """What the host makes of a slot that has ended."""
         code, _, tokens, calls, depth, _, *work = (int(fact) for fact in facts)
         status = STATUSES[code]
+        spoken, log_T = result.spoken(log_T) if self.config.trace else ((), log_T)
         context = result.rebuild(prompt, status, log_T, self._pieces, self.config.carry)
         text = context.segments[-1].text if context.segments else ""
         return Result(
@@ -314,6 +316,7 @@ class RecursiveDecoder:
             tokens=tokens,
             depth=depth,
             work=Work(*work),
+            spoken=spoken,
         )
 
 

@@ -23,6 +23,17 @@ from retune_jax.protocol import CallRead, Context, Segment, read
 CALLED, ANSWERED, FAILED, RECALLED = -1, -2, -3, -4
 
 
+# In a trace, each mark is followed by minus the log-probability of its segment, in so many nats.
+SCORE = 1e-4
+
+
+class Spoken(NamedTuple):
+    """A generated segment: how many tokens, its EOS counted, and how likely the model found them, in nats."""
+
+    tokens: int
+    log_probability: float
+
+
 class Work(NamedTuple):
     """What a problem took, and what it was spared, in tokens but for `recalled`. It depends on the schedule; the text does not.
 
@@ -54,6 +65,8 @@ class Result:
         tokens: tokens generated in all contexts, each segment's EOS counted.
         depth: most callers suspended at a time.
         work: what that took; two results may be equal and differ in it.
+        spoken: of a decoder with `trace`, each segment that ended, in the order in which they were generated, as
+            `context.turns` gives them.
     """
 
     prompt: str
@@ -65,6 +78,42 @@ class Result:
     tokens: int
     depth: int
     work: Work = field(default=Work(), compare=False)
+    spoken: tuple[Spoken, ...] = field(default=(), compare=False, repr=False)
+
+
+def spoken(log_T: np.ndarray) -> tuple[tuple[Spoken, ...], np.ndarray]:
+    """The segments of a trace's log, and the log without their scores."""
+    marks_N = np.flatnonzero(log_T < 0)
+    marks_N = marks_N[marks_N + 1 < len(log_T)]
+    lengths_N = np.diff(marks_N, prepend=-2) - 1  # the score before is none of the segment's tokens, the EOS is one
+    scores_N = log_T[marks_N + 1] * -SCORE
+    return tuple(map(Spoken, lengths_N.tolist(), scores_N.tolist())), np.delete(log_T, marks_N + 1)
+
+
+def trace(result: Result) -> list[dict]:
+    """The contexts of a result in the order in which they opened: prompt, depth, status, text, and segments.
+
+    A segment has its text, and from a decoder with `trace` its tokens and log-probability (None where it did not end).
+    """
+    contexts, measured = [], iter(result.spoken)
+    waiting: list[tuple[Context, int, int, dict]] = []
+
+    def opens(context: Context, depth: int):
+        record = {"prompt": context.prompt, "depth": depth, "status": context.status, "text": context.text, "segments": []}
+        contexts.append(record)
+        waiting.append((context, 0, depth, record))
+
+    opens(result.context, 0)
+    while waiting:
+        context, index, depth, record = waiting.pop()
+        if index == len(context.segments):
+            continue
+        segment, (tokens, log_probability) = context.segments[index], next(measured, (None, None))
+        record["segments"].append({"text": segment.text, "tokens": tokens, "log_probability": log_probability})
+        waiting.append((context, index + 1, depth, record))
+        if segment.callee:
+            opens(segment.callee, depth + 1)
+    return contexts
 
 
 def vote(results: Sequence[Result]) -> Result:
@@ -87,8 +136,11 @@ class _Open:
         return Context(self.prompt, tuple(self.segments), status, self.carries)
 
 
-def expand(log_T: np.ndarray, log_of: Callable[[int], np.ndarray]) -> np.ndarray:
-    """The log with the subtrees that the memo held in their places. `log_of` gives the log of a problem, by its number."""
+def expand(log_T: np.ndarray, log_of: Callable[[int], np.ndarray], scores: int = 0) -> np.ndarray:
+    """The log with the subtrees that the memo held in their places.
+
+    `log_of` gives the log of a problem, by its number; `scores` is 1 for a trace, where a score follows each mark.
+    """
     parts, waiting = [], [(log_T, 0, len(log_T))]
     while waiting:
         log_T, begin, end = waiting.pop()
@@ -97,9 +149,10 @@ def expand(log_T: np.ndarray, log_of: Callable[[int], np.ndarray]) -> np.ndarray
             parts.append(log_T[begin:end])
             continue
         at = begin + recalled_N[0]
-        problem, first, last = log_T[at + 1 : at + 4].tolist()
-        parts += [log_T[begin:at], np.array([CALLED], np.int32)]
-        waiting += [(log_T, at + 4, end), (log_of(problem), first, last)]
+        place = at + 1 + scores
+        problem, first, last = log_T[place : place + 3].tolist()
+        parts += [log_T[begin:at], np.array([CALLED], np.int32), log_T[at + 1 : place]]
+        waiting += [(log_T, place + 3, end), (log_of(problem), first, last)]
     return np.concatenate(parts)
 
 

@@ -61,6 +61,7 @@ class Slots:
         log_BT: the tokens generated, in order over all contexts, each segment closed by a mark of result.py. With the prompt
             this determines the whole tree of contexts.
         logged_B: how long the log was before the segment that is being generated.
+        score_B: float32, the log-probability of the segment so far, where a trace is asked for.
         work_BN: what it took, in the order of result.Work.
 
     Of its open contexts, outermost first, the active one at index `depth`:
@@ -86,6 +87,7 @@ class Slots:
     deepest_B: jax.Array
     log_BT: jax.Array
     logged_B: jax.Array
+    score_B: jax.Array
     work_BN: jax.Array
     depth_B: jax.Array
     base_BF: jax.Array
@@ -127,7 +129,8 @@ def lengths(config: DecoderConfig) -> tuple[int, int]:
     """A and T: each with slack, because copies have a fixed length and write past what they need."""
     slack = config.window + config.tokens_per_step
     # A call that the memo answers takes three places of the log more than its mark.
-    log = config.max_tokens + slack + 4 + (3 * config.max_calls if memo.is_used(config) else 0)
+    log = config.max_tokens + slack + 5 + (3 * config.max_calls if memo.is_used(config) else 0)
+    log += 2 * config.max_calls + 1 if config.trace else 0  # a score a segment
     return config.stack_tokens + slack if config.calls else 0, log
 
 
@@ -155,6 +158,7 @@ def create(model, config: DecoderConfig, live: int, memory) -> State:
         deepest_B=empty(),
         log_BT=empty(log),
         logged_B=empty(),
+        score_B=empty(dtype=jnp.float32),
         work_BN=empty(len(Work._fields)),
         depth_B=empty(),
         base_BF=empty(contexts),

@@ -47,6 +47,9 @@ def step(model, words: Words, tables: Tables, config: DecoderConfig, state: Stat
         chosen_BC = choose(config, slots, logits_BCV, at_BC + 1)
     with jax.named_scope("accept"):
         accepted, new_B, last_B = accept(words, config, slots, chosen_BC)
+    if config.trace:
+        with jax.named_scope("trace"):
+            accepted = dataclasses.replace(accepted, score_B=slots.score_B + score(slots, accepted, chosen_BC, logits_BCV))
     if config.draft:
         with jax.named_scope("learn"):
             memory, source_B = draft.learn(tables, words.eos, memory, slots, guesses, new_B, last_B)
@@ -96,6 +99,14 @@ def _likeliest(logits_BCV):
     token_V = jnp.arange(logits_BCV.shape[-1], dtype=jnp.int32)
     largest_BCV = logits_BCV == logits_BCV.max(-1, keepdims=True)
     return jnp.min(jnp.where(largest_BCV, token_V, token_V[-1]), axis=-1)
+
+
+def score(slots: Slots, accepted: Slots, chosen_BC, logits_BCV):
+    """Log-probability of what `accepted` has beyond `slots`, as the model gives it, at temperature 1: float32 [B]."""
+    likely_BC = jnp.take_along_axis(jax.nn.log_softmax(logits_BCV), chosen_BC[..., None], axis=-1)[..., 0]
+    count_BC = jnp.arange(chosen_BC.shape[1]) - (slots.known_B - slots.fed_B - 1)[:, None]
+    taken_BC = (count_BC >= 0) & (count_BC < (accepted.used_B - slots.used_B)[:, None])
+    return jnp.where(taken_BC, likely_BC, 0).sum(1)
 
 
 def accept(words: Words, config: DecoderConfig, slots: Slots, chosen_BC) -> tuple[Slots, jax.Array, jax.Array]:

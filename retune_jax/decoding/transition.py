@@ -50,11 +50,12 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
     slots = state.slots
     ended_B = slots.status_B == ENDED
     if not config.calls:
-        length_B = slots.known_B - slots.segment_B
-        slots = _log(slots, jnp.full_like(slots.status_B, result.ANSWERED)[:, None], config)
+        length_B = slots.known_B - slots.segment_B + 1 + config.trace
+        marks = [jnp.full_like(slots.status_B, result.ANSWERED), *_scored(slots, config)]
+        slots = _log(slots, jnp.stack(marks, axis=1), config)
         slots = dataclasses.replace(
             slots,
-            logged_B=slots.logged_B + jnp.where(ended_B, length_B + 1, 0),
+            logged_B=slots.logged_B + jnp.where(ended_B, length_B, 0),
             status_B=jnp.where(ended_B, OK, slots.status_B),
             segment_B=jnp.where(ended_B, slots.known_B, slots.segment_B),
             need_B=slots.known_B,
@@ -100,7 +101,7 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
     hit_B, facts, table = jnp.zeros_like(calls_B), None, state.memo
     if state.memo is not None:
         with jax.named_scope("memo"):
-            table = _solve(state, copied, base_B, answers_B & ~reading.is_bad_B)
+            table = _solve(config, state, copied, base_B, answers_B & ~reading.is_bad_B)
             opened, hit_B, facts = _recall(words, config, slots, table, base_B, prompt_B2)
             hit_tokens_BX, hit_value_B, hit_length_B = opened
             hit_B &= calls_B & (status_B == RUNNING)
@@ -136,10 +137,11 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
         # An answer stays one when its value no longer fits behind the caller.
         answered_B = answers_B & ~reading.is_bad_B
         mark_B = jnp.where(call_B, result.CALLED, jnp.where(answered_B, result.ANSWERED, result.FAILED))
-        marks = [mark_B]
+        marks = [mark_B, *_scored(slots, config)]
         if facts is not None:
-            marks = [jnp.where(hit_B, result.RECALLED, mark_B), facts.problem, facts.begin, facts.end]
-        logged_B = slots.known_B - slots.segment_B + 1 + 3 * hit_B
+            marks[0] = jnp.where(hit_B, result.RECALLED, mark_B)
+            marks += [facts.problem, facts.begin, facts.end]
+        logged_B = slots.known_B - slots.segment_B + 1 + config.trace + 3 * hit_B
         logged_B = slots.logged_B + jnp.where(ended_B, logged_B, 0)
         slots = _log(slots, jnp.stack(marks, axis=1), config)
 
@@ -178,6 +180,7 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
             used_B=slots.used_B + spared_B,
             deepest_B=jnp.maximum(slots.deepest_B, deepest_B),
             logged_B=logged_B,
+            score_B=jnp.where(ended_B, 0, slots.score_B),
             work_BN=slots.work_BN + jnp.stack([work.get(name, nothing_B) for name in result.Work._fields], axis=1),
             depth_B=depth_B,
             base_BF=jnp.where(callee_BF, (base_B + slots.known_B)[:, None], slots.base_BF),
@@ -189,7 +192,7 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
     return State(slots, cache, stack, state.memory, table)
 
 
-def _solve(state: State, value: Reading, base_B, solved_B) -> memo.Memo:
+def _solve(config: DecoderConfig, state: State, value: Reading, base_B, solved_B) -> memo.Memo:
     """The memo with the contexts that have answered; `value` says where in their windows."""
     slots, table = state.slots, state.memo
 
@@ -207,7 +210,7 @@ def _solve(state: State, value: Reading, base_B, solved_B) -> memo.Memo:
         stack=highest_B - base_B,
         problem=slots.problem_B,
         begin=begin_B,
-        end=slots.logged_B + slots.known_B - slots.segment_B + 1,
+        end=slots.logged_B + slots.known_B - slots.segment_B + 1 + config.trace,
     )
     value_BV = take(slots.tokens_BX, value.low_B[:, None] + jnp.arange(table.value_MV.shape[1]))
     return memo.keep(table, solved_B, active(slots.prompt_BF2), value_BV, facts)
@@ -280,6 +283,11 @@ def _open(words: Words, text_BN, reading: Reading, calls_B, callers_BX, caller_k
 def _ids(ids: tuple[int, ...]):
     """Word ids as an array that can be indexed even where the word is empty."""
     return jnp.array(ids or (0,), jnp.int32)
+
+
+def _scored(slots: Slots, config: DecoderConfig) -> list[jax.Array]:
+    """What stands behind a mark in a trace: the segment's log-probability, as a number that cannot be taken for a mark."""
+    return [jnp.round(-slots.score_B / result.SCORE).astype(jnp.int32)] if config.trace else []
 
 
 def _log(slots: Slots, marks_BN, config: DecoderConfig) -> Slots:

@@ -112,7 +112,7 @@ def from_json(stored: dict) -> Result:
     for index, context in reversed(list(enumerate(stored["context"]))):  # callees stand behind their callers
         segments = [Segment(**segment | {"callee": contexts.get(segment["callee"])}) for segment in context["segments"]]
         contexts[index] = Context(**context | {"segments": tuple(segments)})
-    return Result(**stored | {"context": contexts[0], "work": Work(*stored["work"])})
+    return Result(**stored | {"context": contexts[0], "work": Work(*stored["work"]), "spoken": ()})
 
 
 def _fields(value, but: str) -> dict:
