@@ -146,7 +146,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "stack": "auto",  # suspended contexts: "keep" on the device, "offload", "recompute", or "auto": what fits
                 "memory_gib": 0.0,  # room for the decoder; 0: what is free
             },
-            "eval": {"lengths": "1:40", "problems_per_length": 50, "wording": tasks.PAPER},
+            "eval": {"lengths": "1:40", "problems_per_length": 50, "wording": tasks.PAPER, "samples": 1},
         }
     )
 
@@ -240,7 +240,7 @@ def validate(config: ConfigDict):
             f"config.data.context_length: {config.data.context_length} is not in 1..{config.data.sequence_length}, "
             "the sequence_length"
         )
-    for path in ("data.sequence_length", "eval.problems_per_length"):
+    for path in ("data.sequence_length", "eval.problems_per_length", "eval.samples"):
         _at_least(config, path, 1)
     for path in ("lora.rank", "train.keep_best", "profile.start", "profile.steps", "train.warmup", "train.weight_decay"):
         _at_least(config, path, 0)
@@ -253,6 +253,8 @@ def validate(config: ConfigDict):
     for path in ("seed", "decode.seed"):
         if not 0 <= _value(config, path) < 2**63:
             raise UserError(f"config.{path}: {_value(config, path)} is not in 0..2^63-1")
+    if config.eval.samples > 1 and not config.decode.temperature:
+        raise UserError(f"config.eval.samples: {config.eval.samples} greedy samples are all the same; set decode.temperature")
     sizes = config.decode.to_dict()
     DecoderConfig(**{key: sizes["tokens_per_step"] if value is None else value for key, value in sizes.items()})
     if config.task == PRETRAINING:

@@ -9,6 +9,7 @@ from retune_jax import disk, distributed, tasks
 from retune_jax import report as pages
 from retune_jax.checkpoints import runs
 from retune_jax.decoding import RecursiveDecoder
+from retune_jax.decoding.result import vote
 from retune_jax.evaluation import accuracy, figure, partial, samples, sizes
 from retune_jax.models import lora
 from retune_jax.progress import bar
@@ -48,13 +49,15 @@ def evaluate(*, workdir: Path, config, model, tokenizer, run: Path | None = None
     sized = sizes.for_evaluation(config, tokenizer)
     sizes.say(config.decode, sized, f"problems of length {asked[0][0]}")
     decoder = RecursiveDecoder(lora.merge(model), tokenizer, sized)
-    prompts = [task.question(problem, config.method) for _, problem in asked]
+    prompts = [task.question(problem, config.method) for _, problem in asked for _ in range(config.eval.samples)]
     begun = time.perf_counter()
     what = partial.fingerprint({"task": config.task, "method": config.method, "settings": settings(config)}, model)
     with bar(total=len(prompts), unit="problem", desc="evaluate", disable=not distributed.is_first()) as shown:
         results = partial.solve(decoder, prompts, workdir, what, shown.update)
     if results is None:  # process 0 has them
         return None
+    work = accuracy.work(results)
+    results = [vote(results[first : first + config.eval.samples]) for first in range(0, len(results), config.eval.samples)]
     seconds = time.perf_counter() - begun  # since this start
     judged = accuracy.judged(task, config.method, asked, results)
     report = {
@@ -63,7 +66,7 @@ def evaluate(*, workdir: Path, config, model, tokenizer, run: Path | None = None
         "trained_lengths": list(task.trained_lengths),
         "settings": settings(config),
         "rows": accuracy.rows(judged),
-        "work": accuracy.work(results),
+        "work": work,
     }
     behind = samples.collect(task, config, asked, results, judged, seconds=seconds)
     with disk.replacing(workdir / FIGURE) as fresh:
