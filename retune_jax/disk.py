@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from retune_jax import interrupts
 from retune_jax.errors import UserError
 
 try:
@@ -78,7 +79,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def fresh_folder(folder: Path, size: int = 0) -> Iterator[Path]:
-    """A folder to write into, beside `folder`, which it becomes at the end; after any exception nothing of it is left.
+    """A folder to write into, beside `folder`, which it becomes at the end.
+
+    After an exception, Ctrl-C or SIGTERM nothing of it is left.
 
     Args:
         folder: must not exist.
@@ -90,29 +93,32 @@ def fresh_folder(folder: Path, size: int = 0) -> Iterator[Path]:
     if folder.exists():
         raise UserError(f"{folder} exists already")
     beside = folder.with_name(folder.name + ".new")
-    nearest = next(path for path in folder.absolute().parents if path.exists())
     made = [path for path in folder.absolute().parents if not path.exists()]
-    try:
-        shutil.rmtree(beside, ignore_errors=True)  # left by a power cut
-        beside.mkdir(parents=True)
-        if size > (free := shutil.disk_usage(nearest).free):
-            raise UserError(f"{folder}: takes {size / 2**30:.1f} GiB, and the disk has {free / 2**30:.1f} GiB free")
-        yield beside
-        beside.replace(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
-    finally:
+    nearest = next(path for path in folder.absolute().parents if path.exists())
+
+    def clear():
         shutil.rmtree(beside, ignore_errors=True)
         if not folder.exists():
             with contextlib.suppress(OSError):  # not made, or not empty
                 for path in made:
                     path.rmdir()
 
+    def interrupted(number: int):
+        clear()
+        interrupts.end(number)
 
-def write(path: Path, text: str):
-    """Writes a text file in one go."""
-    with replacing(path) as fresh:
-        fresh.write_text(text)
+    try:
+        shutil.rmtree(beside, ignore_errors=True)  # left by a power cut
+        beside.mkdir(parents=True)
+        if size > (free := shutil.disk_usage(nearest).free):
+            raise UserError(f"{folder}: takes {size / 2**30:.1f} GiB, and the disk has {free / 2**30:.1f} GiB free")
+        with interrupts.handling(interrupted) if interrupts.installed() else contextlib.nullcontext():
+            yield beside
+        beside.replace(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        clear()
 
 
 @contextlib.contextmanager

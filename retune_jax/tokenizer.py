@@ -7,8 +7,8 @@ ships with the package and is made by
 
 The recursion splices token ids: a call's ids become the prompt of a new context, a value's ids are pasted after `Return:`.
 That is only sound when splicing ids equals encoding the spliced text. It does because every splice stands before a space or
-a newline, where these tokenizers always cut, and because no space is added at the front of what is encoded: LLaMA's own
-model does that, and is loaded here with the option off.
+a newline, where these tokenizers always cut, and because text is encoded as it stands: LLaMA's own model adds a space in front,
+others join spaces or make one of a newline, and all are loaded here with that off.
 """
 
 import functools
@@ -41,7 +41,9 @@ class Tokenizer:
         proto = sentencepiece_model_pb2.ModelProto()
         try:
             proto.ParseFromString(self.path.read_bytes())
-            proto.normalizer_spec.add_dummy_prefix = False
+            normalizer = proto.normalizer_spec
+            normalizer.add_dummy_prefix = normalizer.remove_extra_whitespaces = False
+            normalizer.precompiled_charsmap = b""  # some make a space of a newline
             self.processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
         except OSError as error:
             raise UserError(f"tokenizer {self.path}: {error.strerror or error}") from error
@@ -51,6 +53,8 @@ class Tokenizer:
         self.bos, self.eos = self.processor.bos_id(), self.processor.eos_id()
         if self.bos < 0 or self.eos < 0:
             raise UserError(f"tokenizer {self.path}: has no beginning-of-text or end-of-text piece")
+        if self.processor.unk_id() in self.processor.encode(NEWLINE):
+            raise UserError(f"tokenizer {self.path}: cannot write a newline, which ends every call")
         self.pad = self.eos
         self.pieces = [self._bytes_of(i) for i in range(self.vocab_size)]
 

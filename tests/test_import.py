@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -204,6 +206,14 @@ def test_a_large_model_passes_through_little_memory(tmp_path, tokenizer_file):
     assert sum(tensor.nbytes for tensor in stored.values()) > 2.1e9
     assert peak <= 3 * largest + 2**30
     np.testing.assert_array_equal(stored["layers/feed_forward/up/kernel"][21], np.resize(noise, (5632, 2048)).T)
+    # Ctrl-C in the middle of it leaves nothing behind.
+    flags[1] = f"--output={tmp_path / 'below' / 'stopped'}"
+    with subprocess.Popen([sys.executable, "-m", "retune_jax.convert", *flags], stderr=subprocess.PIPE) as process:
+        while not (tmp_path / "below" / "stopped.new" / "weights.safetensors").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130 and not (tmp_path / "below").exists()
     shutil.rmtree(tmp_path / "model")
 
 
@@ -265,6 +275,13 @@ def test_damaged_files_are_one_line_and_nothing_is_left_behind(folder, tmp_path)
     assert_refused(folder, tmp_path, "pytorch_model.bin", "holds more than tensors")
     (folder / "config.json").write_text("{")
     assert_refused(folder, tmp_path, "config.json", "damaged")
+
+
+def test_without_torch_its_files_are_one_line(released, folder, tmp_path, monkeypatch):
+    torch.save(released[0].state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert_refused(folder, tmp_path, "pytorch_model.bin", "pip install torch")
 
 
 def test_shards_that_do_not_fit_their_index_are_named(released, folder, tmp_path):

@@ -186,6 +186,31 @@ def test_a_missing_or_damaged_file_is_one_clear_line(tmp_path):
         assert str(path) in str(error.value) and "\n" not in str(error.value), name
 
 
+def train(path, **options):
+    lines = [line for text in written_texts((2, 5)) for line in text.split("\n") if line]
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=file, model_type="bpe", vocab_size=450, minloglevel=2, **options
+        )
+    return path
+
+
+def test_a_model_that_would_join_spaces_and_drop_newlines_reads_text_as_it_stands(tmp_path):
+    """SentencePiece's own defaults, which some released models were made with."""
+    path = train(tmp_path / "tokenizer.model", byte_fallback=True, split_digits=True)
+    text = " What is the parity of [0, 1]?\nSolution:  Call:"
+    as_shipped = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    assert as_shipped.decode(as_shipped.encode(text)) != text
+    ours = tokenizer.Tokenizer(path)
+    assert ours.decode(ours.encode(text)) == text
+    assert ours.encode(" 1") + ours.encode("\nSolution:") == ours.encode(" 1\nSolution:")
+
+
+def test_a_model_that_cannot_write_a_newline_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot write a newline"):
+        tokenizer.Tokenizer(train(tmp_path / "tokenizer.model"))
+
+
 def test_a_model_without_ends_of_text_is_refused(tmp_path):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
