@@ -40,17 +40,19 @@ setup(
     ],
     extras_require={
         "test": [
-            "mkdocs-material>=9.8.2",
-            "mkdocstrings[python]>=1.0.8",
+            "build>=1.6.1",
             "hypothesis>=6.170.15",
             "jsonschema>=4.23",
             "kubernetes-validate>=1.37",
+            "mkdocs-material>=9.8.2",
+            "mkdocstrings[python]>=1.0.8",
             "peft>=0.21.2",
             "playwright>=1.65.2",
             "pytest>=9.2.0",
             "pyyaml>=6",
             "ruff>=0.17.6",
             "safetensors>=0.8.0",
+            "setuptools>=70.1",
             "torch==2.13.*",  # a newer one may come as a CUDA build of several GB
             "transformers>=5.24.0",
         ],
