@@ -21,7 +21,7 @@ from retune_jax import compiled, disk, usage
 from retune_jax.errors import UserError
 
 
-def run(main: Callable[[list[str]], None]):
+def run(main: Callable[[list[str]], object]):
     """Parses the flags, calls `main(arguments)` with what is left of the command line, and exits."""
     logging.set_verbosity(logging.WARNING)  # the libraries tell a user nothing below that
     _quiet_threads()

@@ -91,7 +91,7 @@ def perform(recipe: str, workdir: Path, over: list[str], extra: list[str], lengt
             disk.write(folder / EXACT, json.dumps(report, indent=1) + "\n")
         line = {"settings": list(settings), "folder": folder.name, "score": score(report["exact"], trained)}
         found.append(line | {"exact": report["exact"]})
-    found.sort(key=lambda run: -run["score"])
+    found.sort(key=lambda run: -run["score"])  # type: ignore[operator]
     text = table(found)
     disk.write(workdir / MARKDOWN, text + "\n")
     disk.write(workdir / JSON, json.dumps({"recipe": recipe, "extra": extra, "runs": found}, indent=1) + "\n")

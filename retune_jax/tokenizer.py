@@ -38,7 +38,7 @@ class Tokenizer:
     def __init__(self, path: str | pathlib.Path):
         """Loads `path`; a `UserError` says what is wrong with a file that is missing or is no SentencePiece model."""
         self.path = pathlib.Path(path)
-        proto = sentencepiece_model_pb2.ModelProto()
+        proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
         try:
             proto.ParseFromString(self.path.read_bytes())
             normalizer = proto.normalizer_spec
@@ -78,7 +78,7 @@ class Tokenizer:
 @functools.cache
 def tiny() -> Tokenizer:
     """The tokenizer of the tiny model, out of the package."""
-    return Tokenizer(importlib.resources.files("retune_jax") / "assets" / "tiny" / "tokenizer.model")
+    return Tokenizer(str(importlib.resources.files("retune_jax") / "assets" / "tiny" / "tokenizer.model"))
 
 
 def train(texts, output: pathlib.Path, vocab_size: int) -> None:

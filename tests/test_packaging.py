@@ -92,5 +92,5 @@ def test_the_citation_names_the_paper_and_the_version():
 
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cited["version"] == retune_jax.__version__
-    assert [author["family-names"] for author in cited["preferred-citation"]["authors"]][0] == "Pasewark"
+    assert cited["preferred-citation"]["authors"][0]["family-names"] == "Pasewark"
     assert "2407.04787" in cited["preferred-citation"]["identifiers"][0]["value"]

@@ -57,7 +57,7 @@ def import_base(folder: Path, output: Path, *, dtype: str | None, tokenizer: Pat
     if output.exists():
         raise UserError(f"{output} exists already")
     source = open_model(folder)
-    shape = dataclasses.replace(source.shape, **{"dtype": dtype, "param_dtype": dtype} if dtype else {})
+    shape = dataclasses.replace(source.shape, dtype=dtype, param_dtype=dtype) if dtype else source.shape
     tokenizer = tokenizer or source.tokenizer
     if tokenizer is None:
         raise UserError(f"{folder} has no tokenizer.model: give the model's SentencePiece file as --tokenizer=FILE")

@@ -240,7 +240,7 @@ def load_model(
     lora = weights.lora_config(config.lora)
     how = {"remat": "none", "context_length": None, "quantize": config.quantize}
     model = weights.assemble(base, lora, **how, seed=config.seed, mesh=mesh)
-    graphdef, params, rest = nnx.split(model, trained(lora), ...)
+    graphdef, params, rest = nnx.split(model, trained(lora), ...)  # type: ignore[misc]
     return config, nnx.merge(graphdef, _read(workdir, abstract(nnx.to_pure_dict(params)), checkpoint), rest), base.tokenizer
 
 

@@ -121,7 +121,8 @@ def write(
         parts: gives, by name, the arrays that make up a tensor along its first axis, in order.
         metadata: strings to keep in the header; transformers wants `{"format": "pt"}`.
     """
-    header, offset = {"__metadata__": metadata} if metadata else {}, 0
+    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
     for name, (dtype, shape) in tensors.items():
         size = math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}

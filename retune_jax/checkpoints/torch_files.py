@@ -23,7 +23,8 @@ class TorchFile:
 
     def __init__(self, path: Path):
         """Opens `path`; a `UserError` says why it cannot be read."""
-        self.path, self._loaded, self._touched = path, None, 0
+        self.path, self._touched = path, 0
+        self._loaded: dict | None = None
         for name, tensor in self._load().items():
             if not hasattr(tensor, "untyped_storage"):
                 raise UserError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor")

@@ -187,7 +187,7 @@ def assemble(
         return Llama(base.shape, lora, **how, rngs=nnx.Rngs(params=key))
 
     key = jax.random.key(seed)
-    graphdef, adapter, weights = nnx.split(nnx.eval_shape(initial, key), LoRAParam, ...)
+    graphdef, adapter, weights = nnx.split(nnx.eval_shape(initial, key), LoRAParam, ...)  # type: ignore[misc]
     adapter, weights = nnx.to_pure_dict(adapter), nnx.to_pure_dict(weights)
 
     def drawn(filter, like):

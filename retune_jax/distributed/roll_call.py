@@ -61,7 +61,7 @@ class RollCall:
         host, port = _address(self.place.coordinator)
         dual = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
         try:
-            server = socket.create_server(("", port), backlog=self.place.processes, **dual)
+            server = socket.create_server(("", port), backlog=self.place.processes, **dual)  # type: ignore[arg-type]
         except OSError as error:
             raise UserError(f"process 0 cannot listen on port {port}: {error.strerror or error}") from error
         with server:

@@ -109,7 +109,8 @@ def for_problems(config, tokenizer, problems: Sequence) -> DecoderConfig:
         )
     sizes = roomy(needed, task.recursion_limit(length))
     values = config.decode.to_dict()
-    return DecoderConfig(**{key: sizes[key] if value is None and key in sizes else value for key, value in values.items()})
+    chosen = {key: sizes[key] if value is None and key in sizes else value for key, value in values.items()}
+    return DecoderConfig(**chosen)  # type: ignore[arg-type]
 
 
 def say(decode, chosen: DecoderConfig, what: str):

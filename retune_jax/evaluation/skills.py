@@ -218,7 +218,7 @@ def main(arguments: list[str]):
         tokenizer = base.tokenizer
     if TASK_ONLY.value and task is None:
         raise UserError("--task_only: give the folder of a run of a task, --workdir=DIR")
-    table = measure(model, tokenizer, () if TASK_ONLY.value else SKILLS, lengths, PROBLEMS.value, task, method)
+    table = measure(model, tokenizer, () if TASK_ONLY.value else tuple(SKILLS), lengths, PROBLEMS.value, task, method)
     if OUTPUT.value:
         report = {"base": BASE.value, "workdir": WORKDIR.value, "problems": PROBLEMS.value, "exact": table}
         try:

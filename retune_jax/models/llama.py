@@ -194,7 +194,7 @@ class Layer(nnx.Module):
         def projection(name, in_width, out_width):
             chosen = lora if lora is not None and name in lora.targets else None
             how = {"dtype": dtype, "param_dtype": param_dtype, "quantize": quantize}
-            return Projection(in_width, out_width, chosen, **how, rngs=rngs)
+            return Projection(in_width, out_width, chosen, **how, rngs=rngs)  # type: ignore[arg-type]
 
         self.attention_norm = RMSNorm(config.width, config.norm_epsilon, param_dtype=param_dtype)
         self.attention = Attention(config, projection)

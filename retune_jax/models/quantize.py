@@ -123,7 +123,7 @@ def rounded(kind: str, kernel: np.ndarray) -> np.ndarray:
     """A kernel [in, out] as it is after it was held as `kind`, in its own dtype."""
     if kind == "none":
         return kernel
-    return np.asarray(jax.jit(lambda kernel: HELD[kind](kernel).expanded(kernel.dtype))(kernel))
+    return np.asarray(jax.jit(lambda kernel: HELD[kind](kernel).expanded(kernel.dtype))(kernel))  # type: ignore[attr-defined]
 
 
 def check(kind: str, rank: int):

@@ -53,7 +53,7 @@ def count_devices() -> int:
     try:
         return jax.device_count()
     except (RuntimeError, AssertionError) as error:  # what JAX raises where the platform asked for is not there
-        asked = jax.config.jax_platforms or "auto"
+        asked = jax.config.jax_platforms or "auto"  # type: ignore[attr-defined]
         reason = " ".join(str(error).split())[:300] or "no such device"
         raise UserError(f"JAX_PLATFORMS={asked}: JAX finds no device to run on: {reason}") from error
 
@@ -84,7 +84,7 @@ def path_name(path) -> str:
     return "/".join(str(part) for part in parts if str(part) != "value")
 
 
-def fitting(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def fitting(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractMesh) -> PartitionSpec:
     """`spec` for an array of this shape, without the axes that do not divide its dimensions."""
 
     def parts(axes) -> int:

@@ -75,7 +75,7 @@ def reworded(task: Task, name: str) -> Task:
         raise UserError(f"{task.name} has no wording {name!r}; there are {', '.join(wording_names(task))}")
     wording = next(wording for wording in task.wordings if wording.name == name)
 
-    class Reworded(type(task)):
+    class Reworded(type(task)):  # type: ignore[misc]
         def parse(self, text):
             return super().parse(wording.read(text))
 
@@ -97,7 +97,7 @@ def with_training_set(task: Task, *, per_length: int, resample: bool) -> Task:
     if not per_length and resample:
         return task
 
-    class Other(type(task)):
+    class Other(type(task)):  # type: ignore[misc]
         def copies(self, problem, method, scale):
             return 1.0, 1.0
 

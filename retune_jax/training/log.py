@@ -53,7 +53,7 @@ class Log:
     def __init__(self, path: Path | None, *, start: int, steps: int, every: int, schedule, flops: float, boards=None):
         self.path, self.every, self.schedule = path, every, schedule
         self.flops, self.peak, self.boards = flops, peak(jax.local_devices()[0]), boards
-        self.waiting = None
+        self.waiting: tuple[int, dict] | None = None
         self.tokens, self.steps, self.since = 0, 0, time.monotonic()
         self.held = {"data_wait_s": 0.0, "checkpoint_s": 0.0}
         self.extra = {}

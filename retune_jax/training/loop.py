@@ -99,7 +99,7 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
         seed=config.seed,
         mesh=mesh,
     )
-    graphdef, params, frozen = nnx.split(model, runs.trained(lora), ...)
+    graphdef, params, frozen = nnx.split(model, runs.trained(lora), ...)  # type: ignore[misc]
     params, frozen = nnx.to_pure_dict(params), nnx.to_pure_dict(frozen)
     adamw = optimizer.make_optimizer(config.train)
     layout = sharding.shardings(jax.eval_shape(adamw.init, params), mesh)

@@ -54,7 +54,7 @@ def abstract(config: ConfigDict, shape: LlamaConfig):
     how = {"remat": config.train.remat, "attention": config.train.attention, "quantize": config.quantize}
     how["context_length"] = config.data.context_length
     model = nnx.eval_shape(lambda: Llama(shape, lora, **how, rngs=nnx.Rngs(0)))
-    graphdef, params, frozen = nnx.split(model, trained(lora), ...)
+    graphdef, params, frozen = nnx.split(model, trained(lora), ...)  # type: ignore[misc]
     params, frozen = nnx.to_pure_dict(params), nnx.to_pure_dict(frozen)
     chosen = optimizer.make_optimizer(config.train)
     state = jax.eval_shape(lambda params: {"params": params, "optimizer": chosen.init(params)}, params)
