@@ -46,6 +46,7 @@ setup(
             "kubernetes-validate>=1.37",
             "mkdocs-material>=9.8.2",
             "mkdocstrings[python]>=1.0.8",
+            "mypy>=2.4.1",
             "peft>=0.21.2",
             "playwright>=1.65.2",
             "pytest>=9.2.0",

@@ -28,7 +28,7 @@ class TorchFile:
         for name, tensor in self._load().items():
             if not hasattr(tensor, "untyped_storage"):
                 raise UserError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor")
-        self.tensors = {name: TorchTensor(self, name, tensor) for name, tensor in self._loaded.items()}
+        self.tensors = {name: TorchTensor(self, name, tensor) for name, tensor in self._load().items()}
 
     def _load(self) -> dict:
         if self._loaded is None:
