@@ -102,6 +102,7 @@ def test_a_stopped_study_goes_on_and_a_finished_one_runs_nothing(made, recipe, t
     with pytest.raises(SystemExit) as stopped:
         perform(recipe, tmp_path)
     assert stopped.value.code == 130 and not (tmp_path / "study.json").exists()
+    assert runner.Seconds.read(made.runs[2][0]).evaluation == 0
     perform(recipe, tmp_path)
     assert len(made.runs) == 3 + 4 and made.runs[2][0] == made.runs[3][0]
     perform(recipe, tmp_path)

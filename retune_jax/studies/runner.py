@@ -133,8 +133,9 @@ def _train(config: ConfigDict, folder: Path):
             loop.train(config, folder)
     finally:
         if folder.is_dir():
-            lines = _lines(folder / runs.METRICS, since=clock.started)
-            _note(folder, clock.seconds(lines))
+            seconds = clock.seconds(_lines(folder / runs.METRICS, since=clock.started))
+            ended = counts(folder, config)  # one that was stopped has not been evaluated
+            _note(folder, seconds if ended else dataclasses.replace(seconds, evaluation=0.0))
 
 
 def _asked(folder: Path, config: ConfigDict, wording: str) -> Path:
