@@ -49,13 +49,20 @@ for ((i = 0; i < processes; i++)); do
 done
 
 code=0
-for child in "${children[@]}"; do
-    while true; do
-        status=0
-        wait "$child" || status=$?
-        # A trap ends `wait` early, with a code above 128, while the child still runs.
-        if ! kill -0 "$child" 2>/dev/null; then break; fi
-    done
-    if ((code == 0)); then code=$status; fi
+for ((ended = 0; ended < processes; )); do
+    status=0
+    wait -n -p child "${children[@]}" || status=$?
+    if [[ -z ${child:-} ]] || kill -0 "$child" 2>/dev/null; then continue; fi # a trap ends `wait` early
+    ended=$((ended + 1))
+    left=()
+    for other in "${children[@]}"; do if [[ $other != "$child" ]]; then left+=("$other"); fi; done
+    children=("${left[@]}")
+    if ((code == 0 && status != 0)); then
+        code=$status
+        if ((code != 130 && code != 143)); then # failed: whoever still waits for it is told, those that know it end by themselves
+            sleep 5
+            pass_on
+        fi
+    fi
 done
 exit "$code"

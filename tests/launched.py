@@ -69,8 +69,11 @@ class Launched:
 
     def __init__(self, arguments: list, folder: Path, *, processes: int, devices: int, each=lambda process: []):
         folder.mkdir(parents=True, exist_ok=True)
-        flags = " ".join(word for word in os.environ["XLA_FLAGS"].split() if "device_count" not in word)
-        environment = os.environ | {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
+        flags = " ".join(word for word in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in word)
+        environment = os.environ | {
+            "PYTHONFAULTHANDLER": "1",
+            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
+        }
         with socket.create_server(("", 0)) as server:
             port = server.getsockname()[1]
         self.logs, self.running = [], []
@@ -84,9 +87,15 @@ class Launched:
                 )
 
     def wait(self, timeout: float = 120) -> list[int]:
-        """The exit codes."""
+        """The exit codes; an AssertionError with what each was doing where one is left at the end of the time."""
         deadline = time.monotonic() + timeout
-        return [process.wait(max(0.1, deadline - time.monotonic())) for process in self.running]
+        try:
+            return [process.wait(max(0.1, deadline - time.monotonic())) for process in self.running]
+        except subprocess.TimeoutExpired as error:
+            for process in self.running:
+                process.send_signal(signal.SIGABRT)  # faulthandler prints where its threads are
+            time.sleep(1)
+            raise AssertionError(f"still there after {timeout} s:\n" + "\n".join(self.said())) from error
 
     def until(self, true, timeout: float = 90):
         """Waits until `true()` while all processes live."""

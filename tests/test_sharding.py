@@ -112,3 +112,26 @@ def test_a_mesh_takes_all_devices(sizes, shape):
 def test_a_mesh_that_does_not_fit_is_named(sizes):
     with pytest.raises(UserError, match=r"mesh \(data="):
         sharding.make_mesh(*sizes)
+
+
+@pytest.mark.parametrize("sizes, gathers", [((1, 4, 1), True), ((4, 1, 1), False)], ids=str)
+def test_fsdp_sends_weights_and_never_the_sums_of_activations(sizes, gathers):
+    """The compiled gradient: a layer's weights are gathered where they are used; what is added up is the adapter's gradient."""
+    import re
+
+    mesh = sharding.make_mesh(*sizes)
+    graphdef, adapter, base = parts(build())
+    adapter, base = (jax.device_put(tree, sharding.shardings(tree, mesh)) for tree in (adapter, base))
+    tokens_BT = jax.device_put(tokens(8, 40), jax.NamedSharding(mesh, sharding.BATCH))
+
+    def loss(adapter, base, tokens_BT):
+        ones = jnp.ones_like(tokens_BT)
+        return nnx.merge(graphdef, adapter, base)(tokens_BT, jnp.cumsum(ones, axis=1) - 1, ones).mean()
+
+    with jax.set_mesh(mesh):
+        text = jax.jit(jax.grad(loss)).lower(adapter, base, tokens_BT).compile().as_text()
+    summed = re.findall(r"= \(?\w+\[([\d,]*)\][^=]* all-reduce", text)
+    sizes_summed = [np.prod([int(d) for d in dims.split(",") if d]) for dims in summed]
+    largest = max(x.size for x in jax.tree.leaves(adapter))
+    assert max(sizes_summed, default=0) <= largest < tokens_BT.size * 8, "activations are larger than any adapter here"
+    assert ("all-gather" in text) == gathers

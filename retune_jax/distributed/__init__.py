@@ -14,6 +14,7 @@ once all have come, `jax.distributed.initialize` is told where, and from then on
 import contextlib
 import os
 import sys
+import time
 import traceback
 
 from retune_jax import disk
@@ -64,6 +65,8 @@ def joined(flags):
         )
         yield
     except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            time.sleep(1)  # a death makes collectives fail: the thread that hears of it says so, and ends this process
         line, code = _ending(error)
         _roll.leave(line, code)
         sys.stdout.flush()

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from retune_jax.errors import UserError
-from retune_jax.models import attention
+from retune_jax.models import attention, sharding
 from retune_jax.models.lora import LoraConfig, Projection
 from retune_jax.models.rope import RopeScaling, rotate
 
@@ -292,12 +292,13 @@ class Llama(nnx.Module):
 
         def body(x, layer):
             state, key = layer
-            return nnx.merge(graphdef, state)(x, positions_BxT, attend, key), None
+            return sharding.rows_apart(nnx.merge(graphdef, state)(x, positions_BxT, attend, key)), None
 
         if REMAT_POLICIES[self.remat] is not None:
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.layers)
-        x_BxTxD, _ = jax.lax.scan(body, self.embed(tokens_BxT), (state, keys), unroll=self.unroll)
+        embedded_BxTxD = sharding.rows_apart(self.embed(tokens_BxT))
+        x_BxTxD, _ = jax.lax.scan(body, embedded_BxTxD, (state, keys), unroll=self.unroll)
         return x_BxTxD
 
     def init_cache(self, batch: int, window: int):

@@ -1,4 +1,4 @@
-"""How arrays lie on the mesh `(data, fsdp, tensor)`: one table for weights, adapter, optimizer state, batch and KV cache.
+"""How arrays lie on the mesh `(data, fsdp, tensor)`: one table for weights, adapter, optimizer, batch, activations and cache.
 
 `data` splits the batch only; `fsdp` splits the batch and the weights (gathered when used); `tensor` splits heads and the
 feed-forward's inner width. A rule is (pattern of the parameter's path, the mesh axes of its dimensions). An optimizer's
@@ -99,6 +99,18 @@ def spec_of(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
         if re.search(pattern, name) and len(axes) == len(shape):
             return fitting(PartitionSpec(*axes), shape, mesh)
     return PartitionSpec()
+
+
+def rows_apart(x: jax.Array) -> jax.Array:
+    """Activations [B, …] whose rows stay on the devices that hold them in the batch; nothing outside of `jax.set_mesh`.
+
+    Without a word XLA takes the weights' split for theirs: it spreads the width over `fsdp` and adds up every product of every
+    row, where gathering a layer's weights sends a fraction of that.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not set(AXES) <= set(mesh.axis_names):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*BATCH, *[None] * (x.ndim - 1)))
 
 
 def shardings(tree, mesh: Mesh):

@@ -144,7 +144,8 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
     agreement = Agreement(mesh)
     step, stopped = start, 0
     try:
-        with StopRequests(unsaved=distributed.count() > 1) as stop:  # of several processes none ends alone
+        # Of several processes none ends alone.
+        with jax.set_mesh(mesh), StopRequests(unsaved=distributed.count() > 1) as stop:
             while step < config.train.steps and not stopped:
                 profile.before(step)
                 agreement.ask(stop.requested)
