@@ -242,7 +242,8 @@ def test_9_what_the_user_sets_is_kept(capsys):
     assert said.count("\n") == 1 and f"decode.stack_tokens={chosen.stack_tokens}" in said and "window" not in said
     config.decode.window = 100
     with pytest.raises(
-        UserError, match=r"config\.decode\.window: 100 tokens do not hold a problem of length 40, which takes 188"
+        UserError,
+        match=r"config\.decode\.window: 100 tokens do not hold a problem of length 40, which takes 188: --config.decode.window=208",
     ):
         sizes.for_evaluation(config, tokenizer.tiny())
 
@@ -503,7 +504,7 @@ def test_35_grading_compares_text_exactly_and_the_docs_say_so():
     task = tasks.get("dynamic_programming")
     problem = task.parse("[3, 2]")
     assert task.grade(problem, "retune", " [1, 2]") and not task.grade(problem, "retune", " [1,2]")
-    assert "`[1,2]` is wrong where `[1, 2]` is right" in (ROOT / "README.md").read_text()
+    assert "`[1,2]` is wrong where `[1, 2]` is right" in (ROOT / "docs" / "concepts.md").read_text()
 
 
 # Whole commands: what only a process shows

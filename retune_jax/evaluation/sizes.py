@@ -102,12 +102,12 @@ def for_problems(config, tokenizer, problems: Sequence) -> DecoderConfig:
     needed = Need()
     for problem in [*problems, *(problem for _, problem in drawn)]:
         needed |= need(task.written(problem, config.method), config.decode.opening, tokenizer.encode)
+    sizes = roomy(needed, task.recursion_limit(length))
     if config.decode.window is not None and config.decode.window < needed.window:
         raise UserError(
             f"config.decode.window: {config.decode.window} tokens do not hold a problem of length {length}, "
-            f"which takes {needed.window}"
+            f"which takes {needed.window}: --config.decode.window={sizes['window']} has room"
         )
-    sizes = roomy(needed, task.recursion_limit(length))
     values = config.decode.to_dict()
     chosen = {key: sizes[key] if value is None and key in sizes else value for key, value in values.items()}
     return DecoderConfig(**chosen)  # type: ignore[arg-type]
