@@ -143,6 +143,17 @@ def test_an_exported_tokenizer_cuts_text_as_ours_does(run, tmp_path):
     assert read.eos_token_id == tokenizer.eos
 
 
+def test_the_base_that_ships_goes_out_to_transformers_too(tmp_path):
+    base = weights.load_base("tiny", "tiny")
+    exporting.write_hf(base, None, {}, tmp_path / "model")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="float32")
+    assembled = weights.assemble(base, None, remat="none", context_length=None, seed=0, mesh=sharding.make_mesh(-1, 1, 1))
+    assert np.abs(their_logits(model, TOKENS_BT) - np.asarray(whole(assembled, TOKENS_BT))).max() <= 1e-4
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    text = " What is the parity of [0, 1, 1]?\nSolution: Call: What is the parity of [1, 1]?\nReturn: 0\nAnswer: 0"
+    assert read.encode(text, add_special_tokens=False) == base.tokenizer.encode(text)
+
+
 @pytest.mark.parametrize("kind, options", [("mistral", {"sliding_window": 64}), ("llama", {"tie_word_embeddings": True})])
 def test_other_shapes_survive_the_way_in_and_out(kind, options, released, tmp_path):
     rope = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 5e5}
