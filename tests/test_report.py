@@ -47,7 +47,9 @@ def evaluation(method="retune", lengths=(2, 4, 6), wrong=(), problems=4):
     results.append(result(hostile, "max_depth"))
     judged = accuracy.judged(PARITY, method, asked, results)
     behind = samples.collect(PARITY, config, asked, results, judged, seconds=1.5)
-    return {"task": "parity", "method": method, "trained_lengths": [1, 4], "rows": accuracy.rows(judged)}, behind
+    work = {"computed": 500, "kept": 40, "guessed": 30, "spared": 20}
+    told = {"task": "parity", "method": method, "trained_lengths": [1, 4], "rows": accuracy.rows(judged), "work": work}
+    return told, behind
 
 
 def write(folder, **options):
@@ -171,6 +173,7 @@ def test_it_opens_and_fetches_nothing(page, tmp_path):
     asked, complaints = show(page, tmp_path, wrong=(6,))
     assert page.text_content("h1") == "parity by retune"
     assert page.locator("#accuracy circle").count() == 3
+    assert "not computed: 40 kept of callers, 30 by guesses that held, 20 by the memo" in page.locator("#facts").inner_text()
     assert page.locator("#training svg").count() == 3
     assert [url for url in asked if not url.startswith("data:")] == [(tmp_path / "report.html").as_uri()]
     assert complaints == []

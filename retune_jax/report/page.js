@@ -56,6 +56,11 @@ runs.forEach((run, n) => {
     const speed = f.seconds ? `, ${brief(f.tokens / f.seconds)} tokens/s` : "";
     fact.append(html("br"), html("span", "", `${f.problems} problems, ${f.contexts} contexts, at most ${f.deepest} calls deep, ${f.tokens} tokens in ${f.seconds.toFixed(1)} s${speed}`));
   }
+  const work = run.work || {};
+  if (work.computed) {
+    const spared = `${work.kept || 0} kept of callers, ${work.guessed || 0} by guesses that held, ${work.spared || 0} by the memo`;
+    fact.append(html("br"), html("span", "", `${work.computed} tokens fed to the model; not computed: ${spared}`));
+  }
   by("facts").append(fact);
 });
 
