@@ -1,6 +1,7 @@
 """Four devices write the text of one: slots over `data` and `fsdp`, weights over `fsdp` and `tensor`, heads over `tensor`."""
 
 import dataclasses
+import re
 
 import jax
 import pytest
@@ -9,6 +10,7 @@ from scripted import MixedModel, babble
 from test_decoder_memo import CONFIG, TOKENIZER
 
 from retune_jax.decoding import RecursiveDecoder
+from retune_jax.decoding.decoder import advance
 from retune_jax.models import presets, sharding
 from retune_jax.models.llama import Llama
 
@@ -40,3 +42,9 @@ def test_a_mesh_writes_what_one_device_does(alone, data, fsdp, tensor, stack):
     (shape,) = {leaf.shape for leaf in jax.tree.leaves(state.stack) if leaf.shape[1] == 2}
     assert parts == {(8 // (data * fsdp), 2 // tensor, *shape[2:])}, "each device holds its slots and heads only"
     assert decoder.solve(PROMPTS[:3]) == expected[:3]
+    if stack == "keep":
+        text = advance.lower(
+            decoder._graphdef, decoder._words, decoder.config, decoder._params, decoder._tables, decoder._idle()[0], mesh
+        ).compile()
+        gathered = re.findall(r"= \S+\[8,\d+,(\d+),\d+\]\S* all-gather", text.as_text())
+        assert not gathered, "no device sees another's keys and values"

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from retune_jax.decoding import memory, result
 from retune_jax.decoding.config import DecoderConfig
@@ -35,15 +35,15 @@ LOGGED = REPORT.index("logged")
 FULL = STATUSES.index("context_full")
 
 
-@partial(jax.jit, static_argnames=("graphdef", "words", "config"), donate_argnames=("state",))
-def advance(graphdef, words: Words, config: DecoderConfig, params, tables: Tables, state: State):
-    """`steps_per_advance` times a pass of the model and a transition.
+@partial(jax.jit, static_argnames=("graphdef", "words", "config", "mesh"), donate_argnames=("state",))
+def advance(graphdef, words: Words, config: DecoderConfig, params, tables: Tables, state: State, mesh: Mesh | None = None):
+    """`steps_per_advance` times a pass of the model and a transition. `mesh` is what the slots are shared over, if any.
 
     Returns the state, and int32 [N, B] for the host to look at: what `REPORT` names, of each slot.
     """
 
     def turn(_, state):
-        return transition(words, tables, config, step(nnx.merge(graphdef, params), words, tables, config, state))
+        return transition(words, tables, config, step(nnx.merge(graphdef, params), words, tables, config, state), mesh)
 
     state = jax.lax.fori_loop(0, config.steps_per_advance, turn, state)
     slots = state.slots
@@ -204,7 +204,7 @@ class RecursiveDecoder:
             if arrivals:
                 state = refill(state, *self._arrays(arrivals))
             if any(working):
-                state, report = advance(self._graphdef, self._words, self.config, self._params, self._tables, state)
+                state, report = advance(self._graphdef, self._words, self.config, self._params, self._tables, state, self._mesh)
             for number, prompt, facts in ended:  # the device works on in the meantime
                 log_T = log_of(number)[: facts[LOGGED]] if number in logs else np.zeros(0, np.int32)
                 yield number, self._result(prompt, facts, result.expand(log_T, log_of, self.config.trace))

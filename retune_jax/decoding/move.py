@@ -7,8 +7,12 @@ the transition is the only place where the stack is touched at all.
 Shapes: B slots, H key-value heads, X indices of a window, A stack length, D head width, N jobs.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+
+from retune_jax.models.sharding import BATCH, CACHE, fitting
 
 BLOCK = 64  # tokens of one copy
 
@@ -27,20 +31,34 @@ def served(length_B, moves_B, most: int | None):
     return moves_B if most is None else moves_B & (jnp.cumsum(jnp.where(moves_B, -(-length_B // BLOCK), 0)) <= most)
 
 
-def store(stack, cache, base_B, length_B, moves_B, most: int | None, space):
+def store(stack, cache, base_B, length_B, moves_B, most: int | None, space, mesh):
     """The stack (leaves [B, H, A, D]) with the first `length` tokens of the moving windows laid down at `base`.
 
-    `space` is the memory that the stack lies in, None for the cache's own.
+    `space` is the memory that the stack lies in, None for the cache's own; `mesh` is where the slots are shared, or None.
     """
-    return _copy(stack, cache, base_B, jnp.zeros_like(base_B), length_B, moves_B, most, None, space)
+    return _copy(stack, cache, base_B, jnp.zeros_like(base_B), length_B, moves_B, most, None, space, mesh)
 
 
-def load(cache, stack, base_B, length_B, moves_B, most: int | None, space):
+def load(cache, stack, base_B, length_B, moves_B, most: int | None, space, mesh):
     """The cache (leaves [B, H, X, D]) with `length` tokens from `base` of the moving slots' stacks at its beginning."""
-    return _copy(cache, stack, jnp.zeros_like(base_B), base_B, length_B, moves_B, most, space, None)
+    return _copy(cache, stack, jnp.zeros_like(base_B), base_B, length_B, moves_B, most, space, None, mesh)
 
 
-def _copy(into, out_of, into_B, out_of_B, length_B, moves_B, most, from_space, to_space):
+def _copy(into, out_of, into_B, out_of_B, length_B, moves_B, most, from_space, to_space, mesh):
+    """Copies on each device of a mesh for its own slots and heads: where a slot's number is not known when it is compiled, the
+    partitioner would bring the stacks of all devices together instead."""
+    local = partial(_copy_here, most=most, from_space=from_space, to_space=to_space)
+    if mesh is None or from_space is not None or to_space is not None:
+        return local(into, out_of, into_B, out_of_B, length_B, moves_B)
+    # Slots that the mesh does not divide lie whole on every device, and every device copies them.
+    rows = fitting(BATCH, into_B.shape, mesh)
+    blocks_of = partial(jax.tree.map, lambda leaf: fitting(CACHE, leaf.shape, mesh))
+    specs = blocks_of(into), blocks_of(out_of), rows, rows, rows, rows
+    shared = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)
+    return shared(into, out_of, into_B, out_of_B, length_B, moves_B)
+
+
+def _copy_here(into, out_of, into_B, out_of_B, length_B, moves_B, most, from_space, to_space):
     """Copies whole blocks, so up to a block more than `length`: what lies behind is free in both buffers."""
     window = min(leaf.shape[2] for leaf in jax.tree.leaves((into, out_of)))
     block = min(BLOCK, window)
