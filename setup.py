@@ -58,7 +58,7 @@ setup(
             "transformers>=5.24.0",
         ],
         "docs": ["mkdocs-material>=9.8.2", "mkdocstrings[python]>=1.0.8"],
-        "bench": [],
+        "bench": ["peft>=0.21.2", "torch==2.13.*", "transformers>=5.24.0"],
         "wandb": ["wandb"],
     },
 )

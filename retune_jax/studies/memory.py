@@ -38,7 +38,7 @@ QUESTION = "How much memory does a training step take?"
 
 def paper(quick: bool) -> list[dict]:
     """What the paper's recipe takes on one device: 8 rows of 2,048 tokens a step, one at a time."""
-    rows = []
+    rows: list[dict] = []
     for model, held, most in PAPER[:3] if quick else PAPER:
         config = recipes.recipe(f"model={model}", task="addition")
         config.quantize, config.train.accumulate = held, config.train.rows
@@ -53,7 +53,9 @@ def by_length(recipe: ConfigDict, models: Sequence[str], lengths: Sequence[int])
     Counted with the tiny tokenizer, which cuts numbers into digits as LLaMA's does, and words a little finer. Of each length,
     the largest of 8 random problems.
     """
-    task, cutter, rows, known = tasks.get(recipe.task), tokenizer.tiny(), [], {}
+    task, cutter = tasks.get(recipe.task), tokenizer.tiny()
+    rows: list[dict] = []
+    known: dict[tuple[str, int], dict] = {}
     for model in models:
         for method in tasks.METHODS:
             for length in lengths:
@@ -131,7 +133,8 @@ def draw(rows: list[dict], path: Path):
 
 def _needs(task, method: str, length: int, cutter) -> dict[str, int]:
     """The longest context of a problem, the tokens that it is trained on, and those that are read for it; of 8 the largest."""
-    rng, found = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    found: list[tuple[int, int, int]] = []
     for _ in range(8):
         root = task.written(task.sample(rng, length), method)
         opening = task.opening(method)
