@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import small_run
@@ -16,10 +17,10 @@ TINY = "--config.train.steps=2000 --config.train.rows=4 --config.train.log_every
 EVALUATE = "retune_jax.evaluate --workdir=run --output=results --lengths=1:3 --problems_per_length=50"
 SOLVE = "retune_jax.solve --workdir=run"
 STUDY = "retune_jax.study resampling --recipe=configs/parity.py --workdir=studies"
-# Seconds after the start. The interpreter itself takes some 50 ms before the first line of this project.
+# Seconds after this project's first line. Before it, for some 50 ms, Python starts and answers a Ctrl-C in its own way.
 MOMENTS = [
-    *((f"{TRAIN} {TINY}", after) for after in (0.2, 0.3, 0.5, 0.8, 1.2, 1.7, 2.3, 3, 3.7, 4.5, 6)),
-    *((EVALUATE, after) for after in (0.2, 0.6, 1.4, 2.5, 4)),
+    *((f"{TRAIN} {TINY}", after) for after in (0.0, 0.1, 0.3, 0.6, 1, 1.5, 2.1, 2.8, 3.5, 4.5, 6)),
+    *((EVALUATE, after) for after in (0.0, 0.4, 1.2, 2.3, 4)),
     (SOLVE + " --interactive", 0.5),
     (STUDY, 0.3),
     ("retune_jax.tokenizer --output=tokenizer.model", 1.0),
@@ -42,16 +43,26 @@ def command(words, folder):
     return subprocess.Popen([sys.executable, "-m", *words.split()], cwd=folder, env=env, **pipes)
 
 
+def begun(process):
+    """Waits until the process runs a line of this project: that starts a thread."""
+    tasks = Path(f"/proc/{process.pid}/task")
+    if not tasks.exists():
+        time.sleep(1)
+    while tasks.exists() and len(list(tasks.iterdir())) < 2:
+        time.sleep(0.005)
+
+
 def pressed(moment, folder):
     """A command with Ctrl-C at that moment: how it ended, and how many seconds after."""
     words, after = moment
     with command(words, folder) as process:
+        begun(process)
         time.sleep(after)
         process.send_signal(signal.SIGINT)
-        begun = time.monotonic()
+        sent = time.monotonic()
         # A prompt that is interrupted by a signal, not by its terminal, waits for a line.
         _, err = process.communicate("\n" if "interactive" in words else None, timeout=60)
-        return process.returncode, err, time.monotonic() - begun
+        return process.returncode, err, time.monotonic() - sent
 
 
 @pytest.mark.slow
