@@ -156,7 +156,7 @@ def _bytes(shape: str) -> int:
 
 
 def _group(rest: str) -> int:
-    if match := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
+    if match := re.search(r"replica_groups=mesh\[(.*?)\].*? \{('.*?)\}", rest):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
     if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
@@ -223,7 +223,7 @@ def table(rows: list[dict]) -> str:
     """The tables of docs/scaling.md."""
     names = list(MACHINES)
     lines = [
-        "| model | devices | mesh (data, fsdp, tensor) | TFLOPs a device | GB sent | memory, GiB |"
+        "| model | devices | mesh (data, fsdp, tensor) | TFLOPs a device | GB sent | weights and optimizer, GiB |"
         + "".join(f" {n}, s |" for n in names)
     ]
     lines.append("|---|---|---|---|---|---|" + "---|" * len(names))

@@ -113,6 +113,12 @@ def rows_apart(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*BATCH, *[None] * (x.ndim - 1)))
 
 
+def row_devices() -> int:
+    """Over how many devices the rows of a batch are spread, inside of `jax.set_mesh`; else 1."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or not set(AXES) <= set(mesh.axis_names) else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def shardings(tree, mesh: Mesh):
     """A tree of `NamedSharding`s for a tree of (abstract) arrays: weights, adapter or optimizer state."""
 

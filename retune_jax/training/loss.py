@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from retune_jax.models import sharding
+
 LOGITS = 2**24  # so many exist at a time
 
 
@@ -58,7 +60,7 @@ def cross_entropy(logits, x_BTD, targets_BT, weights_BT):
     """
     length = x_BTD.shape[1]
     vocabulary = jax.eval_shape(logits, x_BTD).shape[-1]
-    most = max(1, LOGITS // (x_BTD.shape[0] * vocabulary))  # columns at a time
+    most = max(1, LOGITS * sharding.row_devices() // (x_BTD.shape[0] * vocabulary))  # columns at a time
     parts = next(count for count in range(1, length + 1) if length % count == 0 and length // count <= most)
 
     def add(total, part):
