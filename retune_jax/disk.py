@@ -77,6 +77,12 @@ def replacing(path: Path) -> Iterator[Path]:
             fresh.unlink(missing_ok=True)
 
 
+def write(path: Path, text: str):
+    """Writes a text file in one go: it is there whole, or as it was before."""
+    with replacing(path) as fresh:
+        fresh.write_text(text)
+
+
 @contextlib.contextmanager
 def fresh_folder(folder: Path, size: int = 0) -> Iterator[Path]:
     """A folder to write into, beside `folder`, which it becomes at the end.
