@@ -1,7 +1,9 @@
-"""The documentation builds without a warning, and its figures are made by their command."""
+"""The documentation builds without a warning, and the tutorial does what it says, as it is written."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +37,28 @@ def test_the_figures_are_made_by_their_command(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (DOCS / "figures").iterdir()}
     concepts = (DOCS / "concepts.md").read_text()
     assert all(f"figures/{path.name}" in concepts and path.stat().st_size > 5000 for path in tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_tutorial_does_what_it_says(tmp_path):
+    tutorial = (DOCS / "tutorial.md").read_text()
+    assert '```python\n--8<-- "tutorial/brackets.py"\n```' in tutorial
+    shutil.copy(DOCS / "tutorial" / "brackets.py", tmp_path)
+    said = []
+    # One device and XLA's usual care: a reader's machine, not that of the other tests.
+    own = {"XLA_FLAGS": "", "HOME": str(tmp_path)}
+    for block in re.findall(r"^```sh\n(.*?)^```", tutorial, re.MULTILINE | re.DOTALL):
+        block = block.replace("python ", f"{sys.executable} ", 1)
+        done = subprocess.run(["bash", "-euc", block], cwd=tmp_path, capture_output=True, text=True, env=environment(**own))
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+        said.append(done.stdout)
+    checked, taught, trained, solved = said
+    for line in re.search(r"line by line:\n\n```\n(.*?)```", tutorial, re.DOTALL)[1].splitlines():
+        assert line == "…" or line in checked.splitlines()
+    assert json.loads(taught.splitlines()[0])["output"] == "Call: How deep is [1, 0]?"
+    folder = tmp_path / "runs" / "brackets.Brackets-retune-tiny"
+    assert (folder / "report.html").exists() and "length  problems" in trained
+    accuracy = {row["length"]: row["accuracy"] for row in json.loads((folder / "eval.json").read_text())["rows"]}
+    assert min(accuracy[length] for length in (4, 8, 12)) >= 0.8, "as trained"
+    assert accuracy[16] >= 0.5 and accuracy[20] >= 0.3, "longer than any that was trained on"
+    assert "Solution: ⟦Call: How deep is [1, 0, 1, 1, 0, 0, 0]?⟧" in solved
