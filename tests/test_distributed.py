@@ -33,7 +33,7 @@ def losses(workdir):
     return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-VOLATILE = ("facts", "command")
+VOLATILE = ("facts", "command", "config")  # how much work, and where
 
 
 def evaluation(workdir):
