@@ -46,7 +46,7 @@ TASK = [{"inputs": [f" {i} is what? Say"], "outputs": [f" {i}"]} for i in range(
 OTHER = [{"inputs": [" please repeat: so Say"], "outputs": [" so"]}]
 
 
-def batches(replay, process_index=0, process_count=1):
+def batches(replay):
     return pipeline.train_batches(
         TASK,
         tiny(),
@@ -55,8 +55,6 @@ def batches(replay, process_index=0, process_count=1):
         rows=2,
         weigh="sum",
         seed=0,
-        process_index=process_index,
-        process_count=process_count,
         replay=replay,
     )
 

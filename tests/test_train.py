@@ -173,11 +173,11 @@ def test_a_signal_saves_and_the_same_command_ends_bit_for_bit_alike(number, code
 SLOW = """
 import sys, time
 from pathlib import Path
-from retune_jax import config
+from retune_jax import config_file
 from retune_jax.training import log, loop
 step = log.Log.step
 log.Log.step = lambda *arguments: (step(*arguments), time.sleep(0.3))
-loop.train(config.read(Path(sys.argv[1])), Path(sys.argv[2]))
+loop.train(config_file.read(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 

@@ -135,7 +135,7 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
         every=config.train.log_every,
         schedule=optimizer.schedule(config.train),
         flops=flops.per_token(base.shape, 0 if lora is None else sum(x.size for x in jax.tree.leaves(state["params"]))),
-        boards=Boards(workdir, config, start=start) if distributed.is_first() else None,
+        boards=Boards(workdir, config, start=start) if distributed.is_first() and start < config.train.steps else None,
     )
     validation = None
     if config.train.keep_best:
