@@ -50,6 +50,7 @@ setup(
             "peft>=0.21.2",
             "playwright>=1.65.2",
             "pytest>=9.2.0",
+            "pytest-xdist>=3.8.0",
             "pyyaml>=6",
             "ruff>=0.17.6",
             "safetensors>=0.8.0",
