@@ -55,8 +55,8 @@ def end(number: int):
             termios.tcsetattr(0, termios.TCSANOW, _terminal)
     word = "interrupted" if number == signal.SIGINT else "terminated"
     with contextlib.suppress(OSError):
-        before = b"\x1b[?25h\n" if os.isatty(2) else b""  # a spinner may have hidden the cursor
-        os.write(2, before + f"retune_jax: {word}\n".encode())
+        cursor = "\x1b[?25h" if os.isatty(2) else ""  # a spinner may have hidden it
+        os.write(2, f"{cursor}\nretune_jax: {word}\n".encode())  # a line of its own, not behind a progress bar
     os._exit(128 + number)
 
 

@@ -553,5 +553,5 @@ def test_a_stop_before_there_is_anything_to_save_ends_at_once_and_a_second_one_t
         assert process.stdout.readline() == "SIGTERM\n"
         process.send_signal(signal.SIGTERM)  # again, as schedulers do
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=20)[1] == "retune_jax: interrupted\n" and process.returncode == 130
+        assert process.communicate(timeout=20)[1] == "\nretune_jax: interrupted\n" and process.returncode == 130
     assert stop.StopRequests().requested is None

@@ -57,7 +57,8 @@ def find(coordinator: str | None, processes: int | None, process: int | None) ->
 def _place(given: dict) -> Place | None:
     names = list(given)
     if missing := [name for name in names if given[name] is None]:
-        raise UserError(f"{', '.join(set(names) - set(missing))} without {', '.join(missing)}: give all three of them")
+        there = [name for name in names if name not in missing]
+        raise UserError(f"{', '.join(there)} without {', '.join(missing)}: give all three of them")
     try:
         coordinator, processes, process = given[names[0]], int(given[names[1]]), int(given[names[2]])
     except ValueError as error:
