@@ -545,7 +545,7 @@ def test_a_stop_before_there_is_anything_to_save_ends_at_once_and_a_second_one_t
     with python(code + "    print('in', flush=True); time.sleep(60)") as process:
         assert process.stdout.readline() == "in\n"
         process.send_signal(signal.SIGTERM)
-        assert process.communicate(timeout=20)[1] == "retune_jax: terminated\n" and process.returncode == 143
+        assert process.communicate(timeout=20)[1] == "\nretune_jax: terminated\n" and process.returncode == 143
     code += "    stop.unsaved = True; print('in', flush=True)\n    while not stop.requested: time.sleep(0.01)\n"
     with python(code + "    print(stop.requested.name, flush=True); time.sleep(60)") as process:
         assert process.stdout.readline() == "in\n"
