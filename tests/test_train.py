@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from launched import ROOT, SHAPE
 
 from retune_jax import config as recipes
 from retune_jax import config_file, tokenizer
@@ -19,24 +19,8 @@ from retune_jax.checkpoints import runs, weights
 from retune_jax.errors import UserError
 from retune_jax.evaluation import run
 from retune_jax.models import sharding
-from retune_jax.models.llama import Llama, LlamaConfig
+from retune_jax.models.llama import Llama
 from retune_jax.training import log, loop
-
-ROOT = Path(__file__).parents[1]
-SHAPE = LlamaConfig(
-    vocab_size=tokenizer.tiny().vocab_size,
-    layers=2,
-    width=16,
-    heads=2,
-    kv_heads=2,
-    head_width=8,
-    hidden=32,
-    rope_theta=1e4,
-    norm_epsilon=1e-5,
-    tied_embeddings=True,
-    dtype="float32",
-    param_dtype="float32",
-)
 
 
 @pytest.fixture(scope="session")
