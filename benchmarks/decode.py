@@ -1,194 +1,240 @@
 """How fast problems are solved by recursion: this decoder, what its parts contribute, and the ways of a transformers pipeline.
 
     python benchmarks/decode.py --workdir=runs/parity-retune-tiny --length=20 --problems=64
+    python benchmarks/decode.py --workdir=runs/parity-retune-tiny --length=20 --problems=64 --only="level by level, kept"
 
 All of them run the same weights (the run is exported for transformers) in float32 on the same cores, greedily, on the same
-problems. Texts are compared first: a way that writes another text than the plain decoder is marked, and counts only where the
-difference is rounding. Compilation is not timed. Every time is the median of `--runs` runs, with the fastest and the slowest.
+problems and within the same limits. Texts are compared first: of each way it is said how many problems it writes word for word
+as the decoder does (rounding may turn a near tie). Compilation is not timed. Every time is the median of `--runs` runs, with
+the fastest and the slowest; a way that takes over a minute is run once.
 
-    one by one        the authors' loop: `generate` for one problem at a time, a caller's context computed anew after a return
-    prompt lookup     the same, with transformers' own guessing
-    level by level    `generate` for all problems at once, one segment each, contexts computed anew; the best of several batches
-    decoder           this project; then without guesses, with the memo, with callers recomputed, with one slot
+    one by one        the authors' loop: `generate` for one problem at a time, a caller's context computed anew after a return;
+                      with transformers' own guessing; or with callers' keys and values kept
+    level by level    all problems at once, one segment each, computed anew or kept (pipeline.py), in batches of several sizes
+    decoder           this project, memo off; then without guesses, with the memo, with callers recomputed, with every segment's
+                      log-probability, and with a quarter of the slots, refilled as problems end or only when all have ended
 
-Writes Markdown and JSON into benchmarks/results. Needs the extra `bench`.
+The share is of the machine's product rate: the operations that the text takes where every token is fed once, over the
+seconds, over what a large float32 matrix product reaches.
+
+Each way is written into benchmarks/results/decode.json, and from all of them decode.md and the picture of growth, as soon as it
+is measured, so that the benchmark can be run in pieces; a way that is there is measured again with --again. Needs the extra
+`bench`.
 """
 
 import dataclasses
+import hashlib
 import json
+import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from decode_tables import growth, table
+from flax import nnx
 
-from retune_jax import tasks
-from retune_jax.checkpoints import exporting, runs
-from retune_jax.decoding import RecursiveDecoder
+from retune_jax import config as recipes
+from retune_jax import disk, tasks
+from retune_jax.checkpoints import exporting, runs, weights
+from retune_jax.decoding import RecursiveDecoder, Result
 from retune_jax.evaluation import sizes
 from retune_jax.models import lora, sharding
-from retune_jax.protocol import CallRead, opening, paste, read
+from retune_jax.models.llama import LlamaConfig
+from retune_jax.training import flops
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A trained run.", required=True)
-LENGTH = flags.DEFINE_integer("length", 20, "Length of the problems.")
+LENGTH = flags.DEFINE_string("length", "20", "Length of the problems, or several, such as 1:40, in turn.")
 PROBLEMS = flags.DEFINE_integer("problems", 64, "How many.")
-RUNS = flags.DEFINE_integer("runs", 5, "Runs of each way; a way that takes a minute is run once.")
-ONLY = flags.DEFINE_string("only", "", "Only the ways that begin like this, and the decoder, whose text is compared.")
+RUNS = flags.DEFINE_integer("runs", 5, "Runs of each way; a way that takes over a minute is run once.")
+FEW = flags.DEFINE_integer("few", 0, "Problems of the ways that take one by one; 0: a sixteenth.")
+ONLY = flags.DEFINE_list("only", "decoder,one by one,level by level", "Only the ways that begin like one of these.")
+BATCHES = flags.DEFINE_list("batches", ["16", "32", "64"], "Problems of a batch, level by level.")
+AGAIN = flags.DEFINE_bool("again", False, "Measure ways that have been measured, too.")
 OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Folder for the results.")
-BATCHES = (16, 64, 256)
-
-
-class Pipeline:
-    """The protocol as a program around `transformers.generate`."""
-
-    def __init__(self, folder: str, tokenizer, segment: int):
-        import torch
-        from transformers import LlamaForCausalLM
-
-        self.torch, self.tokenizer, self.segment = torch, tokenizer, segment
-        self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-    def segments(self, contexts: list[list[int]], **options) -> list[list[int]]:
-        """What the model writes behind each context, up to EOS."""
-        longest = max(map(len, contexts))
-        ids = np.full((len(contexts), longest), self.tokenizer.eos)
-        for row, context in zip(ids, contexts):
-            row[longest - len(context) :] = context
-        ids = self.torch.tensor(ids)
-        mask = self.torch.tensor([[0] * (longest - len(c)) + [1] * len(c) for c in contexts])
-        with self.torch.no_grad():
-            written = self.model.generate(
-                ids,
-                attention_mask=mask,
-                do_sample=False,
-                max_new_tokens=self.segment,
-                eos_token_id=self.tokenizer.eos,
-                pad_token_id=self.tokenizer.eos,
-                **options,
-            )[:, longest:].tolist()
-        return [row[: row.index(self.tokenizer.eos)] if self.tokenizer.eos in row else row for row in written]
-
-    def solve(self, prompts: list[str], batch: int, **options) -> list[list[str]]:
-        """All segments of each problem, in the order in which they are written; `batch` problems at a time."""
-        texts: list[list[str]] = [[] for _ in prompts]
-        for first in range(0, len(prompts), batch):
-            stacks = {n: [self.opened(prompts[n])] for n in range(first, min(first + batch, len(prompts)))}
-            while stacks:
-                written = self.segments([stack[-1] for stack in stacks.values()], **options)
-                for number, ids in zip(list(stacks), written):
-                    self.turn(stacks[number], ids, texts[number])
-                    if not stacks[number] or len(texts[number]) > 1000:
-                        del stacks[number]
-        return texts
-
-    def opened(self, prompt: str) -> list[int]:
-        """The window that a prompt opens."""
-        return [self.tokenizer.bos, *self.tokenizer.encode(opening(prompt))]
-
-    def turn(self, stack: list[list[int]], ids: list[int], texts: list[str]):
-        """A problem's stack of contexts after the innermost one has written a segment."""
-        text = self.tokenizer.decode(ids)
-        texts.append(text)
-        meaning = read(text)
-        stack[-1] = stack[-1] + ids
-        if isinstance(meaning, CallRead):
-            stack.append(self.opened(meaning.prompt))
-            return
-        stack.pop()
-        if stack:
-            stack[-1] = stack[-1] + self.tokenizer.encode(paste(getattr(meaning, "value", "")))
-
-
-def timed(solve, runs: int) -> tuple[object, list[float]]:
-    """What `solve` returns, and seconds of its runs after a first one, which compiles; a run of a minute is the only one."""
-    result, times = solve(), []
-    while len(times) < runs and sum(times) < 60:
-        started = time.perf_counter()
-        solve()
-        times.append(time.perf_counter() - started)
-    return result, times
+MINUTE = 60.0
 
 
 def main(_):
     """The command line."""
-    mesh = sharding.fitting_mesh(-1, 1, 1)
-    config, model, tokenizer = runs.load_model(Path(WORKDIR.value), mesh)
+    config, model, tokenizer = runs.load_model(Path(WORKDIR.value), sharding.fitting_mesh(-1, 1, 1))
+    task, rng, lengths = tasks.get(config.task), np.random.default_rng(0), recipes.read_lengths(LENGTH.value)
+    problems = [task.sample(rng, lengths[n % len(lengths)]) for n in range(PROBLEMS.value)]
+    prompts = [task.question(problem, config.method) for problem in problems]
     config = config.copy_and_resolve_references().unlock()
-    config.eval.lengths, config.eval.problems_per_length = str(LENGTH.value), PROBLEMS.value
-    task, rng = tasks.get(config.task), np.random.default_rng(0)
-    prompts = [task.question(task.sample(rng, LENGTH.value), config.method) for _ in range(PROBLEMS.value)]
-    sized = dataclasses.replace(sizes.for_evaluation(config, tokenizer), memo=0, stack="keep")
-    merged = lora.merge(model)
+    config.eval.lengths, config.eval.problems_per_length = str(max(lengths)), 1
+    sized = sizes.for_problems(config, tokenizer, problems)
+    sized = dataclasses.replace(sized, memo=0, stack="keep", slots=min(sized.slots, len(problems)))
+    merged, report = lora.merge(model), Report(Path(OUTPUT.value))
+    case = report.case(task.name, LENGTH.value, len(prompts), fingerprint(merged))
 
-    def decoder(**changes):
-        made = RecursiveDecoder(merged, tokenizer, dataclasses.replace(sized, **changes))
-        return lambda: made.solve(prompts)
+    def decoder(parts: int = 1, **changes) -> Callable[[], list[Result]]:
+        made = []
 
-    ways = {
+        def solve():
+            made[:] = made or [RecursiveDecoder(merged, tokenizer, dataclasses.replace(sized, **changes))]
+            share = len(prompts) // parts
+            return [
+                result for first in range(0, len(prompts), share) for result in made[0].solve(prompts[first : first + share])
+            ]
+
+        return solve
+
+    quarter = max(1, sized.slots // 4)
+    ours = {
         "decoder": decoder(),
         "decoder, no guesses": decoder(draft=False),
-        "decoder, memo": decoder(memo=4096),
+        "decoder, memo": decoder(memo=1 << 14),
         "decoder, callers recomputed": decoder(stack="recompute"),
-        "decoder, half the slots": decoder(slots=sized.slots // 2),
+        "decoder, traced": decoder(trace=True),
+        f"decoder, {quarter} slots": decoder(slots=quarter),
+        f"decoder, {quarter} slots, not refilled": decoder(slots=quarter, parts=4),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        exporting.export_hf(Path(WORKDIR.value), Path(folder) / "hf")
-        pipeline = Pipeline(str(Path(folder) / "hf"), tokenizer, sized.window)
-    few = prompts[: max(1, len(prompts) // 16)]
-    ways |= {f"level by level, {batch} a batch": lambda batch=batch: pipeline.solve(prompts, batch) for batch in BATCHES}
-    ways |= {
-        "one by one": lambda: pipeline.solve(few, 1),
-        "one by one, prompt lookup": lambda: pipeline.solve(few, 1, prompt_lookup_num_tokens=10),
+    pipeline = None
+
+    def theirs(few: int, batch: int, **options) -> Callable[[], list[list[str]]]:
+        def solve():
+            nonlocal pipeline
+            if pipeline is None:
+                from pipeline import Pipeline
+
+                with tempfile.TemporaryDirectory() as folder:
+                    exporting.export_hf(Path(WORKDIR.value), Path(folder) / "hf")
+                    pipeline = Pipeline(str(Path(folder) / "hf"), tokenizer, sized)
+            return pipeline.solve(prompts[:few], batch, **options)
+
+        solve.first = lambda: theirs(1, 1, **options)()  # loads, and lets the libraries settle
+        return solve
+
+    few, batches = FEW.value or max(1, len(prompts) // 16), [int(batch) for batch in BATCHES.value]
+    ways = ours | {
+        "one by one": theirs(few, 1),
+        "one by one, prompt lookup": theirs(few, 1, prompt_lookup_num_tokens=10),
+        "one by one, kept": theirs(few, 1, keep=True),
     }
-    expected, rows = None, []
+    ways |= {f"level by level, {batch} a batch": theirs(len(prompts), batch) for batch in batches}
+    ways |= {f"level by level, kept, {batch} a batch": theirs(len(prompts), batch, keep=True) for batch in batches}
+    if "texts" not in case:
+        results = ours["decoder"]()
+        shape = weights.load_base(config.base, config.model).shape
+        case |= {
+            "right": sum(task.grade(p, config.method, r.text) for p, r in zip(problems, results) if r.status == "ok"),
+            "statuses": {status: sum(r.status == status for r in results) for status in sorted({r.status for r in results})},
+            "texts": [digest(texts_of(result)) for result in results],
+            "tokens": [result.tokens for result in results],
+            "operations": [operations(result, tokenizer, shape) for result in results],
+        }
     for name, solve in ways.items():
-        if name != "decoder" and not name.startswith(ONLY.value):
+        if not any(name.startswith(only) for only in ONLY.value) or (name in case["rows"] and not AGAIN.value):
             continue
-        solved, times = timed(solve, RUNS.value)
-        ours = name.startswith("decoder")
-        texts = [[text for _, text in result.context.turns()] for result in solved] if ours else solved
-        expected = expected or texts
-        tokens = sum(len(tokenizer.encode(text)) + 1 for problem in texts for text in problem)
-        seconds = {"median": statistics.median(times), "fastest": min(times), "slowest": max(times), "runs": len(times)}
-        work = {part: sum(getattr(r.work, part) for r in solved) for part in solved[0].work._fields} if ours else None
-        rows.append(
-            {
-                "way": name,
-                "problems": len(texts),
-                "same_text": sum(text == other for text, other in zip(texts, expected)),
-                "seconds": seconds,
-                "problems_per_second": len(texts) / seconds["median"],
-                "tokens_per_second": tokens / seconds["median"],
-                "work": work,
-            }
-        )
-        print(json.dumps(rows[-1]), flush=True)
-    report = {"task": config.task, "length": LENGTH.value, "device": jax.devices()[0].device_kind, "rows": rows}
-    output = Path(OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-    name = f"decode-{config.task}-{LENGTH.value}"
-    (output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    (output / f"{name}.md").write_text(table(report))
-    print(table(report))
+        row = measured(solve, RUNS.value)
+        solved = row.pop("solved")
+        texts = [texts_of(one) if isinstance(one, Result) else one for one in solved]
+        count, median = len(texts), row["seconds"]["median"]
+        row |= {
+            "problems": count,
+            "same_text": sum(digest(text) == expected for text, expected in zip(texts, case["texts"])),
+            "problems_per_second": count / median,
+            "tokens_per_second": sum(case["tokens"][:count]) / median,
+            "share": sum(case["operations"][:count]) / median / (rate := product_rate()),
+            "product_rate": rate,
+        }
+        if isinstance(solved[0], Result):
+            row["work"] = {part: sum(getattr(one.work, part) for one in solved) for part in solved[0].work._fields}
+        case["rows"][name] = row
+        report.write()
+        print(json.dumps({"way": name} | row), flush=True)
+    print(table(case))
 
 
-def table(report: dict) -> str:
-    """The report as Markdown."""
-    lines = [
-        f"{report['task']} of length {report['length']}, {report['rows'][0]['problems']} problems, {report['device']}",
-        "",
-        "| | problems/s | generated tokens/s | seconds (fastest - slowest of n runs) | same text |",
-        "|---|---|---|---|---|",
-    ]
-    for row in report["rows"]:
-        seconds = row["seconds"]
-        spread = f"{seconds['median']:.2f} ({seconds['fastest']:.2f} - {seconds['slowest']:.2f} of {seconds['runs']})"
-        rates = f"{row['problems_per_second']:.2f} | {row['tokens_per_second']:.0f}"
-        lines.append(f"| {row['way']} | {rates} | {spread} | {row['same_text']} of {row['problems']} |")
-    return "\n".join(lines) + "\n"
+class Report:
+    """What has been measured so far, on disk."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "decode.json"
+        self.cases = json.loads(path.read_text()) if path.exists() else []
+
+    def case(self, task: str, length: str, problems: int, weights: str) -> dict:
+        """The case, as far as it has been measured with these weights."""
+        named = {"task": task, "length": length, "problems": problems}
+        known = [case for case in self.cases if named.items() <= case.items()]
+        if known and known[0]["weights"] == weights:
+            return known[0]
+        self.cases = [case for case in self.cases if case not in known]
+        self.cases.append(named | {"weights": weights, "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"})
+        self.cases[-1]["rows"] = {}
+        return self.cases[-1]
+
+    def write(self):
+        """The files."""
+        done = [case for case in self.cases if case["rows"]]
+        with disk.replacing(self.folder / "decode.json") as fresh:
+            fresh.write_text(json.dumps(done, separators=(",", ":")).replace('{"task"', '\n{"task"') + "\n")
+        with disk.replacing(self.folder / "decode.md") as fresh:
+            fresh.write_text("\n".join(map(table, done)))
+        growth(done, self.folder / "decode.png")
+
+
+def measured(solve: Callable[[], Sequence], runs: int) -> dict:
+    """What `solve` returns, and its times after a first run, which compiles."""
+    solved = getattr(solve, "first", solve)()
+    seconds, processor = [], []
+    while len(seconds) < runs and max(seconds, default=0) < MINUTE:
+        used, started = time.process_time(), time.perf_counter()
+        solved = solve()
+        seconds.append(time.perf_counter() - started)
+        processor.append(time.process_time() - used)
+    spread = {"median": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds), "runs": len(seconds)}
+    return {"solved": solved, "seconds": spread, "processor_seconds": statistics.median(processor)}
+
+
+def texts_of(result: Result) -> list[str]:
+    """All segments of a problem, in the order in which they were written."""
+    return [text for _, text in result.context.turns()]
+
+
+def digest(texts: list[str]) -> str:
+    """Eight characters that stand for a problem's segments."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:8]
+
+
+def fingerprint(model) -> str:
+    """Eight characters that stand for weights."""
+    hashed = hashlib.sha256()
+    for leaf in jax.tree.leaves(nnx.state(model)):
+        hashed.update(np.asarray(leaf).tobytes())
+    return hashed.hexdigest()[:8]
+
+
+def operations(result: Result, tokenizer, shape: LlamaConfig) -> float:
+    """Floating-point operations of a problem's text where every token is fed once: products with weights, and attention."""
+    logits = shape.vocab_size * shape.width
+    layers = flops.multiplied(shape) - logits
+    total = 0
+    for context in result.context.walk():
+        written = sum(len(tokenizer.encode(text)) + 1 for text in context.outputs())
+        length = 1 + written - len(context.segments) + sum(len(tokenizer.encode(text)) for text in context.inputs())
+        pairs = length * (length + 1) // 2
+        total += 2 * (layers * length + logits * written) + 4 * shape.layers * shape.heads * shape.head_width * pairs
+    return total
+
+
+def product_rate(size: int = 1536) -> float:
+    """Operations a second that a large float32 matrix product reaches on this machine: the best of several."""
+    matrix, times = jnp.ones((size, size), jnp.float32), []
+    product = jax.jit(lambda a: a @ a)
+    for _ in range(6):
+        started = time.perf_counter()
+        product(matrix).block_until_ready()
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / min(times)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """10,000 problems put to models that write anything but solutions: each has to end by a status, within its budgets, alone.
 
-    python benchmarks/hostile.py [--cases=10000] [--seed=0]
+    python benchmarks/hostile.py [--cases=10000] [--seed=0] [--only=KIND]
 
 The models are a hash of the context so far, bent towards one kind of hostility: endless text, endless calls, calls that are
 broken in every way, all bytes and control pieces, and random weights of a real network. Each is asked its share of the cases,
 side by side and in random order, then again with other slots, tokens a step, order, guessing, stack policy and memo. Checked:
 every case has a status; tokens, calls and depth are within the limits; the second run says the same of every case.
+
+What each kind came to goes into benchmarks/results/hostile.json as soon as it is there, so that it can be run kind by kind.
 """
 
 import collections
 import dataclasses
+import json
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +31,8 @@ from retune_jax.protocol import SOLUTION, STATUSES
 
 CASES = flags.DEFINE_integer("cases", 10_000, "Problems, over all kinds of model.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the prompts and the models.")
+ONLY = flags.DEFINE_string("only", "", "Only the kinds of model that begin like this; their share of the cases stays.")
+OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Folder for the results.")
 
 CONFIG = DecoderConfig(
     slots=64,
@@ -127,24 +133,34 @@ def mistakes(results, again) -> list[str]:
 
 def main(_):
     """The command line."""
-    tokens, rng = tokenizer.tiny(), np.random.default_rng(SEED.value)
-    models, wrong = kinds(tokens), []
+    tokens, failed = tokenizer.tiny(), False
+    models = kinds(tokens)
+    share = CASES.value // len(models)
     for name, model in models.items():
-        started = time.perf_counter()
-        prompts = [f"{case} {rng.integers(10**6)}" for case in range(CASES.value // len(models))]
+        if not name.startswith(ONLY.value):
+            continue
+        started, rng = time.perf_counter(), np.random.default_rng(SEED.value)
+        prompts = [f"{case} {rng.integers(10**6)}" for case in range(share)]
         results = RecursiveDecoder(model, tokens, CONFIG).solve(prompts)
         order = rng.permutation(len(prompts)).tolist()
         shuffled = RecursiveDecoder(model, tokens, dataclasses.replace(CONFIG, **AGAIN)).solve([prompts[n] for n in order])
         again = dict(zip(order, shuffled))
-        wrong += mistakes(results, [again[n] for n in range(len(prompts))])
-        statuses = collections.Counter(result.status for result in results)
-        print(
-            f"{name}: {len(prompts)} cases, {dict(statuses.most_common())}, {time.perf_counter() - started:.0f} s", flush=True
-        )
-    for line in wrong[:20]:
-        print(line, file=sys.stderr)
-    print(f"{len(wrong)} mistakes")
-    return 1 if wrong else 0
+        wrong = mistakes(results, [again[n] for n in range(len(prompts))])
+        statuses = dict(collections.Counter(result.status for result in results).most_common())
+        print(f"{name}: {share} cases, {statuses}, {len(wrong)} mistakes, {time.perf_counter() - started:.0f} s", flush=True)
+        for line in wrong[:20]:
+            print(line, file=sys.stderr)
+        note(name, {"seed": SEED.value, "cases": share, "statuses": statuses, "mistakes": len(wrong)})
+        failed |= bool(wrong)
+    return 1 if failed else 0
+
+
+def note(kind: str, row: dict):
+    """Puts what a kind came to into the results, in the place of what it came to before."""
+    path = Path(OUTPUT.value) / "hostile.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(rows | {kind: row}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@
     python -m retune_jax.solve --workdir=runs/addition-retune-tiny --interactive
 
 A problem of the run's task is checked: what is wrong against the true recursion is marked where it was written. Any other
-text is put to the model as it is. --json prints an object a problem, its call tree as a list of contexts; --file reads a
-problem a line and prints a line a problem, in the file's order. Exit code 0 says that the model was run, not that it is right.
+text is put to the model as it is. --json prints an object a problem, its call tree as a list of contexts, each segment with its
+tokens and how likely the model found them; --file reads a problem a line and prints a line a problem, in the file's order. Exit
+code 0 says that the model was run, not that it is right.
 """
 
 import json
@@ -47,7 +48,7 @@ def run(problems: list[str], *, workdir: str, file: str | None, as_json: bool, i
         with interrupts.raising():
             _converse(solver, screen)
     elif as_json:
-        for record in _told(solver.solve(problems), len(problems)):
+        for record in _told(solver.solve(problems, measure=True), len(problems)):
             print(json.dumps(record, ensure_ascii=False), flush=True)
     elif file is not None:
         for record in _told(solver.solve(problems), len(problems)):

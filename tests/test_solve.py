@@ -210,7 +210,7 @@ def command(*problems, **values):
     solve.run(list(problems), **{"file": None, "as_json": False, "interactive": False, **values})
 
 
-def test_a_file_is_answered_in_its_order(trained, tmp_path, capsys):
+def test_a_file_is_answered_in_its_order_and_as_json_with_what_was_measured(trained, tmp_path, capsys):
     lines = [f"[{', '.join('01'[n >> k & 1] for k in range(1 + n % 4))}]" for n in range(9)] + ["what else"]
     (tmp_path / "problems.txt").write_text("\n\n".join(lines) + "\n")
     command(workdir=str(trained), file=str(tmp_path / "problems.txt"))
@@ -221,6 +221,11 @@ def test_a_file_is_answered_in_its_order(trained, tmp_path, capsys):
     assert [record["problem"] for record in records] == lines
     verdicts = {True: "right", False: "wrong", None: "unchecked"}
     assert [[record["status"], verdicts[record["correct"]]] for record in records] == [line[2:] for line in plain_lines]
+    for record in records:
+        ended = [s for c in record["contexts"] for s in c["segments"] if record["status"] == "ok" or "tokens" in s]
+        assert sum(segment["tokens"] for segment in ended) <= record["tokens"]
+        assert record["status"] != "ok" or sum(segment["tokens"] for segment in ended) == record["tokens"]
+        assert all(segment["log_probability"] < 0 for segment in ended)
 
 
 def test_a_conversation_goes_on_until_the_input_ends(trained, monkeypatch, capsys):

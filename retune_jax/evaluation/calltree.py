@@ -32,13 +32,18 @@ RUNNING = "running"  # the status of contexts that are still being worked on
 
 
 class SegmentRecord(TypedDict):
-    """One segment. `wrong` (the kind of mistake) and `right` (what should stand here) are there only where it is wrong."""
+    """One segment. `wrong` (the kind of mistake) and `right` (what should stand here) are there only where it is wrong.
+
+    `tokens` (its EOS counted) and `log_probability` (in nats) are there where the decoder has measured them (`measured`).
+    """
 
     text: str
     callee: int | None
     returned: NotRequired[str]  # the value that was pasted behind a call
     wrong: NotRequired[str]
     right: NotRequired[str]
+    tokens: NotRequired[int]
+    log_probability: NotRequired[float]
 
 
 class ContextRecord(TypedDict):
@@ -94,6 +99,13 @@ def records(task: Task | None, method: str, tree: Context) -> list[ContextRecord
         elif task is not None:
             _judge_whole(task, method, context, opened)
     return found
+
+
+def measured(tree: Sequence[ContextRecord], spoken: Sequence[tuple[int, float]]):
+    """Writes into the records what a decoder with `trace` says of each segment that ended (`Result.spoken`)."""
+    for (index, at), (tokens, log_probability) in zip(written(tree), spoken):
+        segment = tree[index]["segments"][at]
+        segment["tokens"], segment["log_probability"] = tokens, round(log_probability, 4)
 
 
 def right_value(task: Task, prompt: str, known: dict[str, str]) -> str | None:

@@ -67,13 +67,17 @@ class Solver:
         return Asked(text, text.strip())
 
     def solve(
-        self, texts: Sequence[str], watch: Callable[[int, list[calltree.ContextRecord]], None] | None = None
+        self,
+        texts: Sequence[str],
+        watch: Callable[[int, list[calltree.ContextRecord]], None] | None = None,
+        measure: bool = False,
     ) -> Iterator[dict]:
         """Solves problems side by side and yields a record for each, in their order.
 
         Args:
             texts: the problems.
             watch: called with the number and the tree so far of the first problem at work, now and then.
+            measure: say of each segment how many tokens it has and how likely the model found them.
 
         Yields:
             A dict with `problem` (the text), `prompt`, `task` (None for a free prompt), `status`, `value`, `answer` (the right
@@ -81,7 +85,7 @@ class Solver:
             (`calltree`'s records).
         """
         asked = [self.read(text) for text in texts]
-        decoder = self._decoder(asked)
+        decoder = self._decoder(asked, measure)
 
         def look(number: int, tree: Context):
             watch(number, self._records(asked[number], tree))
@@ -94,7 +98,7 @@ class Solver:
                 yield self._told(asked[following], done.pop(following))
                 following += 1
 
-    def _decoder(self, asked: Sequence[Asked]) -> RecursiveDecoder:
+    def _decoder(self, asked: Sequence[Asked], trace: bool) -> RecursiveDecoder:
         """A decoder large enough for these problems; of few sizes, so that what was compiled is of use again."""
         slots = 1
         while slots < min(len(asked), self.config.decode.slots):
@@ -107,7 +111,8 @@ class Solver:
         window = sized.window
         while window < max(free, default=0) + FREE.window:  # so that a free prompt has room for an answer
             window *= 2
-        sized = dataclasses.replace(sized, window=window, slots=min(slots, max(1, self.config.decode.slots)))
+        slots = min(slots, max(1, self.config.decode.slots))
+        sized = dataclasses.replace(sized, window=window, slots=slots, trace=sized.trace or trace)
         return RecursiveDecoder(self.model, self.tokenizer, sized)
 
     def _records(self, asked: Asked, tree: Context) -> list[calltree.ContextRecord]:
@@ -115,6 +120,7 @@ class Solver:
 
     def _told(self, asked: Asked, result: Result) -> dict:
         tree = self._records(asked, result.context)
+        calltree.measured(tree, result.spoken)
         correct = answer = mistake = None
         value = result.value
         if asked.task is not None:
