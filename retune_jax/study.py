@@ -16,18 +16,22 @@ The studies:
     memory              what a training step of LLaMA 7B and 13B takes by the paper's recipe, base in bfloat16, int8 and NF4;
                         with a --recipe, by method and length of its task; compiles programs, and trains nothing
 
-Any key of a run's configuration can be set for all runs, as the third command does. Each run is an ordinary one in a folder of
-its own in the workdir; the same command again goes on where it was stopped, and where all runs are there it only writes the
-table anew. In the end the workdir holds study.json, study.md and study.png. `--quick` makes few and small runs, to see a study
-whole within minutes. What it finds is not to be quoted.
+The runs of a study are alike in all that it does not vary: each has Re-Tuning's steps, rates and tokens a step, and trains on
+the task alone. Of the tiny model they are smaller than the recipe (studies/plans.py says by how much, and so does the table).
+Any key of a run's configuration can be set for all of them, as the third command does.
+
+Each run is an ordinary one in a folder of its own in the workdir; the same command again goes on where it was stopped, and
+where all runs are there it only writes the table anew. In the end the workdir holds study.json, study.md and study.png.
+`--quick` makes few and small runs, to see a study whole within minutes. What it finds is not to be quoted.
 """
 
+import dataclasses
 import shlex
 import sys
 
 from retune_jax import cli, disk
 from retune_jax.errors import UserError
-from retune_jax.studies.plans import QUICK_STEPS, STUDIES
+from retune_jax.studies.plans import STUDIES
 
 OF_RUNS, OF_PROGRAMS = "errors", "memory"  # studies that train nothing
 
@@ -89,22 +93,37 @@ def perform(name: str, recipe: str, workdir, overrides: list[str], *, quick: boo
     found, configs, seconds = runner.perform(study, runs, workdir, recipe=recipe, overrides=overrides, quick=quick)
     notes = [f"`{command}`"]
     if quick:
-        notes.append(f"Quick: fewer points, {QUICK_STEPS} steps of few rows, 10 problems of a few lengths. Not to be quoted.")
-    steps = sorted({config.train.steps for config in configs})
-    asked = sorted({f"{config.eval.problems_per_length} problems of lengths {config.eval.lengths}" for config in configs})
+        notes.append("Quick: fewer points, few steps, few problems of few lengths. Not to be quoted.")
     notes.append(
-        f"{task.name}, seed {configs[0].seed}, {' or '.join(map(str, steps))} steps a run; {'; '.join(asked)}. "
-        f"{len(runs)} runs in {seconds.total:.0f} s: {seconds.steps:.0f} s of training steps, {seconds.evaluation:.0f} s of "
-        f"evaluation, and {seconds.around:.1%} of the time for all that is around them."
+        f"{task.name}, model {configs[0].model}, seed {configs[0].seed}. Each run: {_alike(configs)}. {len(runs)} runs in "
+        f"{seconds.total:.0f} s: {seconds.steps:.0f} s of training steps, {seconds.evaluation:.0f} s of evaluation, and "
+        f"{seconds.around:.1%} of the time for all that is around them."
     )
     facts = {
         "study": name,
         "task": task.name,
         "command": command,
         "quick": quick,
-        "seconds": {"total": seconds.total, "steps": seconds.steps, "evaluation": seconds.evaluation},
+        "each_run": _alike(configs),
+        "seconds": {**dataclasses.asdict(seconds), "around": seconds.around},
     }
     return tables.write(workdir, study, found, facts, notes)
+
+
+def _alike(configs) -> str:
+    """What the runs of a study train and ask: the same, but for what recipes must vary, such as longer rows."""
+    said = []
+    for one in configs:
+        train, data = one.train, one.data
+        said.append(
+            (
+                f"{train.steps} steps at rate {train.learning_rate:g}",
+                f"{train.rows} rows of {data.sequence_length} tokens each step",
+                f"{data.replay:.0%} of the examples replayed from the base's text" if data.replay else "nothing replayed",
+                f"{one.eval.problems_per_length} problems of each of the lengths {one.eval.lengths}",
+            )
+        )
+    return ", ".join(" or ".join(dict.fromkeys(parts)) for parts in zip(*said))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 import small_run
 
+from retune_jax import cli, config_file, study, tasks
 from retune_jax import config as recipes
-from retune_jax import config_file, study, tasks
 from retune_jax.checkpoints import runs
 from retune_jax.errors import UserError
 from retune_jax.evaluation import run as evaluation
 from retune_jax.studies import errors, runner, tables
-from retune_jax.studies.plans import STUDIES, Study, _samples, shrink
+from retune_jax.studies.plans import STUDIES, Study, _samples, fit
 from retune_jax.training import loop
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +92,7 @@ def test_every_run_differs_in_one_thing_and_has_the_flags_of_all(made, recipe, t
     report = json.loads((tmp_path / "study.json").read_text())
     assert [f"{row['series']}-{row['x']}" for row in report["rows"]] == names
     assert (report["task"], report["quick"], report["command"]) == ("parity", False, "study")
-    assert "Does it?" in text and "| retune | 9 | 0.950 (" in text and "3 steps a run" in text
+    assert "Does it?" in text and "| retune | 9 | 0.950 (" in text and "Each run: 3 steps at rate" in text
     assert (tmp_path / "study.md").read_text() == text + "\n"
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
 
@@ -125,16 +125,31 @@ def test_a_quick_study_is_smaller_and_says_so(made, recipe, tmp_path):
     for _, config in made.runs:
         assert (config.train.steps, config.train.rows, config.train.log_every) == (60, 4, 5)
     for name in tasks.names():
-        config = recipes.recipe("", task=name)
-        config.eval.lengths = "{}:{}".format(*tasks.get(name).evaluated_lengths)
-        shrink(config, 1)
-        assert config.train.rows == 2
+        config = runner.configuration(str(ROOT / "configs" / f"{name}.py"), "", [], quick=True)
         longest = tasks.get(name).trained_lengths[1]
         asked = recipes.read_lengths(config.eval.lengths)
         assert 2 <= len(asked) <= 4 and longest in asked and asked[-1] > longest
     for plan in STUDIES.values():
         full, quick = ({run.folder for run in some(tasks.get("parity"))} for some in (plan.runs, plan.quick))
         assert len(full) == len(plan.runs(tasks.get("parity"))) and quick and len(quick) <= len(full)
+
+
+def test_the_runs_of_a_study_differ_in_nothing_that_it_does_not_vary():
+    def fitted(path, method):
+        config, like = (cli.configuration(f"{path}method={name}", []) for name in (method, "retune"))
+        fit(config, like, devices=1, quick=False)
+        return config, like
+
+    for name in tasks.names():
+        retuned, recipe = fitted(f"{ROOT}/configs/{name}.py:", "retune")
+        assert retuned.train.steps < recipe.train.steps and retuned.train.rows == recipe.train.rows
+        for method in (*tasks.METHODS, *tasks.ABLATIONS):
+            config, _ = fitted(f"{ROOT}/configs/{name}.py:", method)
+            tokens = [one.train.rows * one.data.sequence_length for one in (config, retuned)]
+            assert 0.8 * tokens[1] < tokens[0] <= tokens[1] and config.data.replay == 0
+            assert all(config.train[key] == retuned.train[key] for key in retuned.train if key != "rows"), (name, method)
+    config, _ = fitted(f"{ROOT}/configs/parity.py:model=llama_7b,", "scratchpad")
+    assert (config.train.steps, config.data.scale) == (3900, 1.0), "only the tiny model's runs are made smaller"
 
 
 def test_the_time_of_a_run_is_told_apart(made, recipe, tmp_path):

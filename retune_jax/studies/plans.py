@@ -118,25 +118,48 @@ STUDIES = {
     ),
 }
 
-QUICK_STEPS = 60
+# Of Re-Tuning's recipe, what a study of the tiny model takes: of the steps, and of the tokens a step when it is quick.
+SHARE_OF_STEPS, QUICK_STEPS, QUICK_SHARE_OF_TOKENS = 1 / 3, 60, 1 / 2
+LENGTHS, QUICK_LENGTHS = (1 / 3, 2 / 3, 1, 4 / 3, 5 / 3), (1 / 2, 1, 4 / 3)  # asked, relative to the longest that is trained
+PROBLEMS, QUICK_PROBLEMS = 50, 10  # of each
 
 
-def shrink(config: ConfigDict, devices: int):
-    """Makes a run small enough to see a whole study within minutes: few steps of few rows, and few problems of four lengths.
+def fit(config: ConfigDict, like: ConfigDict, *, devices: int, quick: bool):
+    """Makes runs of all methods alike, so that a study compares nothing but what it varies.
+
+    Every run has Re-Tuning's steps, learning rates and tokens a step, and trains on the task alone: what recipes replay of the
+    base's own text, and only for methods with calls, is left out. Recipes of the tiny model are made smaller besides, so that
+    a study takes minutes, not hours: a third of the steps, on at most a tenth of the paper's training set, and 50 problems of
+    five lengths, of which the longest is 5/3 of what was trained. A quick study is a tenth of that.
 
     Args:
-        config: changed in place.
+        config: the recipe for the run's method; changed in place.
+        like: the recipe for Re-Tuning.
         devices: how many the rows have to be shared by.
+        quick: makes any recipe small, whatever its model.
     """
-    task = tasks.get(config.task)
-    shortest, longest = task.trained_lengths
-    asked = recipes.read_lengths(config.eval.lengths)
-    wanted = {shortest, (shortest + longest) // 2, longest, (3 * longest + 1) // 2}
+    small = quick or config.model.startswith("tiny")
     with config.unlocked():
-        config.train.steps = QUICK_STEPS
-        micro = devices * -(-2 // devices)  # at least 2 rows, equally many on each device
-        config.train.rows = min(config.train.rows, config.train.accumulate * micro)
-        config.train.warmup = min(config.train.warmup, QUICK_STEPS // 4)
-        config.data.scale = min(config.data.scale, 0.02) if config.data.scale < 1 else config.data.scale
-        config.eval.lengths = ",".join(map(str, sorted(wanted & set(asked)) or asked[:1]))
-        config.eval.problems_per_length = 10
+        unit = config.train.accumulate * devices  # so that each device has equally many rows of each micro-batch
+        tokens = like.train.rows * like.data.sequence_length * (QUICK_SHARE_OF_TOKENS if quick else 1)
+        config.train.update({key: value for key, value in like.train.items() if key not in ("rows", "accumulate")})
+        config.train.rows = unit * max(1, int(tokens / config.data.sequence_length / unit))
+        config.data.update({"replay": 0.0, "replay_after": 0})
+        if small:
+            steps = QUICK_STEPS if quick else max(1, round(like.train.steps * SHARE_OF_STEPS))
+            config.train.update({"steps": steps, "warmup": min(config.train.warmup, steps // 4)})
+            if config.data.scale < 1:
+                config.data.scale = min(config.data.scale, 0.02 if quick else 0.1)
+            config.eval.lengths = _lengths(config, QUICK_LENGTHS if quick else LENGTHS)
+            config.eval.problems_per_length = QUICK_PROBLEMS if quick else PROBLEMS
+        if quick:
+            asked = len(recipes.read_lengths(config.eval.lengths)) * QUICK_PROBLEMS
+            config.decode.slots = devices * -(-min(config.decode.slots, asked) // devices)  # none stands empty
+
+
+def _lengths(config: ConfigDict, shares: tuple[float, ...]) -> str:
+    """Those of the recipe's lengths that have these shares of the longest trained one; its first where it has none of them."""
+    shortest, longest = tasks.get(config.task).trained_lengths
+    asked = recipes.read_lengths(config.eval.lengths)
+    wanted = {max(shortest, round(share * longest)) for share in shares}
+    return ",".join(map(str, sorted(wanted & set(asked)) or asked[:1]))

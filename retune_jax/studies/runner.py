@@ -23,32 +23,32 @@ from ml_collections import ConfigDict
 from retune_jax import cli, config_file, disk
 from retune_jax import config as recipes
 from retune_jax.errors import UserError
-from retune_jax.studies.plans import Run, Study, shrink
+from retune_jax.studies.plans import Run, Study, fit
 
 SECONDS = "seconds.json"  # in a run's folder
 
 
 def configuration(recipe: str, run_arguments: str, overrides: Sequence[str], *, quick: bool) -> ConfigDict:
-    """The configuration that `train` would use for `--config=RECIPE:ARGUMENTS OVERRIDES`.
+    """The configuration of a run: what `train` would use for `--config=RECIPE:ARGUMENTS OVERRIDES`, fitted to a study.
 
     Args:
         recipe: a config file, perhaps with arguments of its own behind a colon; those of the run come after them.
         run_arguments: config arguments of the run.
         overrides: `--config.KEY=VALUE` flags.
-        quick: shrink it, before the overrides.
+        quick: make it small, before the overrides.
 
     Raises:
         UserError: a file that is none, or a flag that the configuration does not have.
     """
+    from retune_jax.models import sharding
+
     separator = "," if ":" in recipe else ":"
     config = cli.configuration(f"{recipe}{separator}{run_arguments}" if run_arguments else recipe, [])
     if config.task == recipes.PRETRAINING:
         raise UserError(f"--recipe: {recipe} makes a base model; a study is of a task")
-    if quick:
-        from retune_jax.models import sharding
-
-        mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        shrink(config, mesh.shape["data"] * mesh.shape["fsdp"])
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    like = cli.configuration(f"{recipe}{separator}method=retune", [])
+    fit(config, like, devices=mesh.shape["data"] * mesh.shape["fsdp"], quick=quick)
     cli.override(config, list(overrides), parts=tuple(config))
     return config
 
