@@ -15,6 +15,7 @@ from retune_jax.studies.plans import Study
 
 JSON, MARKDOWN, FIGURE = "study.json", "study.md", "study.png"
 SPANS = ("trained", "longer")
+MORE_COLOURS = ("#1b6ca8", "#d1802b", "#4f9d69", "#b23a48", "#8b5fa8", "#7a7a7a")  # of series that are no methods
 
 
 def spans(report: dict) -> dict[str, list[dict]]:
@@ -78,28 +79,44 @@ def save(workdir: Path, text: str, facts: dict) -> str:
 
 
 def draw(axis: str, rows: Sequence[dict], path: Path):
-    """Accuracy along the axis, a curve a series: on trained lengths and on longer ones."""
+    """Accuracy along the axis, on trained lengths and on longer ones: a curve a series over numbers, bars over names."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.4), dpi=150, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
+    places = list(dict.fromkeys(found["x"] for found in rows))
+    series = list(dict.fromkeys(found["series"] for found in rows))
     for axes, name in zip(panels, SPANS):
-        for series in dict.fromkeys(found["series"] for found in rows):
-            points = [(found["x"], found[name]) for found in rows if found["series"] == series and name in found]
-            if points:
-                places, shares = zip(*points)
-                values = [share["accuracy"] for share in shares]
-                below = [share["accuracy"] - share["low"] for share in shares]
-                above = [share["high"] - share["accuracy"] for share in shares]
-                style = {"marker": ".", "lw": 1.4, "capsize": 2, "color": by_length.COLOURS.get(series), "label": series}
-                axes.errorbar(places, values, yerr=(below, above), **style)
-        if all(not isinstance(found["x"], str) for found in rows):
+        for number, one in enumerate(series):
+            points = [(found["x"], found[name]) for found in rows if found["series"] == one and name in found]
+            if not points:
+                continue
+            values = [share["accuracy"] for _, share in points]
+            spread = [[share["accuracy"] - share["low"] for _, share in points]]
+            spread += [[share["high"] - share["accuracy"] for _, share in points]]
+            style = {"color": by_length.COLOURS.get(one, MORE_COLOURS[number % len(MORE_COLOURS)]), "label": one}
+            if _numbers(places):
+                axes.errorbar([x for x, _ in points], values, yerr=spread, marker=".", lw=1.4, capsize=2, **style)
+            else:
+                width = 0.8 / len(series)
+                middles = [places.index(x) + (number - (len(series) - 1) / 2) * width for x, _ in points]
+                bars = {"ecolor": "#333333", "error_kw": {"lw": 0.8, "capsize": 1.5}}
+                axes.bar(middles, values, 0.92 * width, yerr=spread, **style, **bars)
+        if _numbers(places):
             axes.set_xscale("log")
-        axes.set(xlabel=axis, ylim=(-0.03, 1.03))
+            axes.minorticks_off()
+        axes.set_xticks(places if _numbers(places) else range(len(places)), list(map(str, places)))
+        axes.set(xlabel=axis, ylim=(-0.03 if _numbers(places) else 0, 1.03))
         axes.set_title("trained lengths" if name == "trained" else "longer problems", loc="left", fontsize=10)
         axes.grid(axis="y", color="#dddddd", lw=0.6)
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy")
-    panels[0].legend(frameon=False, fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=len(labels))
     FigureCanvasAgg(figure).print_png(path)
+
+
+def _numbers(places: Sequence) -> bool:
+    return all(not isinstance(x, str) for x in places)
