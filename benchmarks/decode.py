@@ -53,7 +53,7 @@ LENGTH = flags.DEFINE_string("length", "20", "Length of the problems, or several
 PROBLEMS = flags.DEFINE_integer("problems", 64, "How many.")
 RUNS = flags.DEFINE_integer("runs", 5, "Runs of each way; a way that takes over a minute is run once.")
 FEW = flags.DEFINE_integer("few", 0, "Problems of the ways that take one by one; 0: a sixteenth.")
-ONLY = flags.DEFINE_list("only", "decoder,one by one,level by level", "Only the ways that begin like one of these.")
+ONLY = flags.DEFINE_multi_string("only", [""], "Only the way of this name, or those that begin like this; may be repeated.")
 BATCHES = flags.DEFINE_list("batches", ["16", "32", "64"], "Problems of a batch, level by level.")
 AGAIN = flags.DEFINE_bool("again", False, "Measure ways that have been measured, too.")
 OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Folder for the results.")
@@ -130,7 +130,8 @@ def main(_):
             "operations": [operations(result, tokenizer, shape) for result in results],
         }
     for name, solve in ways.items():
-        if not any(name.startswith(only) for only in ONLY.value) or (name in case["rows"] and not AGAIN.value):
+        asked = any(name == only if only in ways else name.startswith(only) for only in ONLY.value)
+        if not asked or (name in case["rows"] and not AGAIN.value):
             continue
         row = measured(solve, RUNS.value)
         solved = row.pop("solved")

@@ -16,7 +16,24 @@ from flax import nnx
 
 from retune_jax import tasks
 from retune_jax.decoding import DecoderConfig, Result
-from retune_jax.protocol import AnswerRead, BadRead, Context, Segment, read
+from retune_jax.protocol import SOLUTION, AnswerRead, BadRead, Context, Segment, read
+
+# A small decoder, as most tests of it want one.
+SMALL = DecoderConfig(
+    slots=3,
+    window=96,
+    max_depth=3,
+    stack_tokens=240,
+    max_tokens=200,
+    max_calls=12,
+    tokens_per_step=8,
+    steps_per_advance=8,
+    calls=True,
+    opening=SOLUTION,
+    temperature=0.0,
+    seed=0,
+    draft=True,
+)
 
 
 def scatter(bits):
@@ -132,6 +149,29 @@ def babble(tokenizer) -> np.ndarray:
         row = bias_VV[tokenizer.encode(last)[-1]]
         row[tokenizer.eos if follower == "EOS" else tokenizer.encode(follower)[-1]] += more
     return bias_VV
+
+
+def hostile(tokenizer) -> dict[str, np.ndarray]:
+    """Biases [V, V] of models that write anything but solutions: text and calls without end, broken calls, any bytes."""
+
+    def bias(everywhere: dict[str, float], *after: tuple[str, str, float]) -> np.ndarray:
+        def piece(text: str) -> int:
+            return tokenizer.eos if text == "EOS" else tokenizer.encode(text)[-1]
+
+        bias_VV = np.zeros((tokenizer.vocab_size,) * 2, np.float32)
+        for text, more in everywhere.items():
+            bias_VV[:, piece(text)] += more
+        for last, follower, more in after:
+            bias_VV[piece(last), piece(follower)] += more
+        return bias_VV
+
+    digits = dict.fromkeys("123", 3.0)
+    return {
+        "text": bias(digits | {"EOS": -9.0}),
+        "calls": bias(digits | {"\n": 2.8, "EOS": -1.0}, (":", " Call", 3.4), (" Call", ":", 9.0), ("\n", "EOS", 9.0)),
+        "broken": bias(digits | {"EOS": 2.6, "\n": 2.4}, (":", " Call", 3.2), (" Call", ":", 4.0)),
+        "bytes": bias({"EOS": 0.05}),
+    }
 
 
 def hash_of(ids: Iterable[int]) -> int:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from scripted import MixedModel, PlainRecursion, RandomModel, ScriptedModel, babble, hash_of, script_of
+from scripted import SMALL, MixedModel, PlainRecursion, RandomModel, ScriptedModel, babble, hash_of, script_of
 
 from retune_jax import tasks, tokenizer
-from retune_jax.decoding import DecoderConfig, RecursiveDecoder, decoder, draft, move, state
+from retune_jax.decoding import RecursiveDecoder, decoder, draft, move, state
 from retune_jax.decoding.result import vote
 from retune_jax.decoding.step import choose, likely
 from retune_jax.models import presets
@@ -21,22 +21,7 @@ from retune_jax.protocol import SOLUTION
 TOKENIZER = tokenizer.tiny()
 LOST = TOKENIZER.encode("0")[0]
 
-CONFIG = DecoderConfig(
-    slots=3,
-    window=480,
-    max_depth=64,
-    stack_tokens=12_000,
-    max_tokens=8_000,
-    max_calls=100,
-    tokens_per_step=8,
-    steps_per_advance=8,
-    calls=True,
-    opening=SOLUTION,
-    temperature=0.0,
-    seed=0,
-    draft=True,
-)
-SMALL = dataclasses.replace(CONFIG, window=96, max_depth=3, stack_tokens=240, max_tokens=200, max_calls=12)
+CONFIG = dataclasses.replace(SMALL, window=480, max_depth=64, stack_tokens=12_000, max_tokens=8_000, max_calls=100)
 
 
 def scripted(trees, opening=SOLUTION):

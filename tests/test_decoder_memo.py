@@ -5,31 +5,17 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from scripted import PlainRecursion, RandomModel, ScriptedModel, babble, bits_tree, hash_of, script_of
+from scripted import SMALL, PlainRecursion, RandomModel, ScriptedModel, babble, bits_tree, hash_of, script_of
 
 from retune_jax import tokenizer
-from retune_jax.decoding import DecoderConfig, RecursiveDecoder, memory, move
+from retune_jax.decoding import RecursiveDecoder, memory, move
 from retune_jax.decoding.result import trace
 from retune_jax.errors import UserError
 from retune_jax.evaluation import sizes
 from retune_jax.protocol import SOLUTION
 
 TOKENIZER = tokenizer.tiny()
-CONFIG = DecoderConfig(
-    slots=3,
-    window=96,
-    max_depth=3,
-    stack_tokens=240,
-    max_tokens=200,
-    max_calls=12,
-    tokens_per_step=8,
-    steps_per_advance=8,
-    calls=True,
-    opening=SOLUTION,
-    temperature=0.0,
-    seed=0,
-    draft=True,
-)
+CONFIG = SMALL
 ROOMY = dataclasses.replace(CONFIG, max_depth=20, stack_tokens=1200, max_tokens=2000, max_calls=40)
 
 

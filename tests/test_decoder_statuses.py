@@ -5,28 +5,16 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from scripted import PlainRecursion, RandomModel, ScriptedModel, babble, hash_of, script_of
+from scripted import SMALL, PlainRecursion, RandomModel, ScriptedModel, babble, hash_of, hostile, script_of
 
 from retune_jax import tokenizer
-from retune_jax.decoding import DecoderConfig, RecursiveDecoder
+from retune_jax.decoding import RecursiveDecoder
 from retune_jax.errors import UserError
 from retune_jax.protocol import SOLUTION, STATUSES, Context, Segment
 
 TOKENIZER = tokenizer.tiny()
-CONFIG = DecoderConfig(
-    slots=4,
-    window=64,
-    max_depth=3,
-    stack_tokens=100,
-    max_tokens=120,
-    max_calls=4,
-    tokens_per_step=5,
-    steps_per_advance=3,
-    calls=True,
-    opening=SOLUTION,
-    temperature=0.0,
-    seed=0,
-    draft=True,
+CONFIG = dataclasses.replace(
+    SMALL, slots=4, window=64, stack_tokens=100, max_tokens=120, max_calls=4, tokens_per_step=5, steps_per_advance=3
 )
 LOST = TOKENIZER.encode("0")[0]
 
@@ -140,6 +128,21 @@ def test_rubbish_of_any_bytes_and_control_pieces_ends_by_a_status_like_the_plain
     results = RecursiveDecoder(model, TOKENIZER, CONFIG).solve(prompts)
     assert results == [plain.solve(prompt) for prompt in prompts]
     assert max(result.tokens for result in results) <= CONFIG.max_tokens
+
+
+def test_hostile_models_end_within_their_limits_and_alike_whatever_the_schedule():
+    """benchmarks/hostile.py is the long version."""
+    schedule = {"slots": 7, "tokens_per_step": 3, "steps_per_advance": 5, "draft": False, "stack": "recompute", "memo": 64}
+    prompts, statuses = [f"{case}" for case in range(60)], set()
+    for bias_VV in hostile(TOKENIZER).values():
+        model = RandomModel(bias_VV)
+        results = RecursiveDecoder(model, TOKENIZER, CONFIG).solve(prompts)
+        again = RecursiveDecoder(model, TOKENIZER, dataclasses.replace(CONFIG, **schedule)).solve(prompts[::-1])
+        assert results == again[::-1]
+        for result in results:
+            assert result.tokens <= CONFIG.max_tokens and result.calls <= CONFIG.max_calls and result.depth <= CONFIG.max_depth
+        statuses |= {result.status for result in results}
+    assert len(statuses & set(STATUSES)) == len(statuses) > 3
 
 
 @pytest.mark.parametrize(
