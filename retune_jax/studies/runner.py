@@ -133,9 +133,20 @@ def _train(config: ConfigDict, folder: Path):
             loop.train(config, folder)
     finally:
         if folder.is_dir():
-            seconds = clock.seconds(_lines(folder / runs.METRICS, since=clock.started))
-            ended = counts(folder, config)  # one that was stopped has not been evaluated
-            _note(folder, seconds if ended else dataclasses.replace(seconds, evaluation=0.0))
+            lines = _lines(folder / runs.METRICS, since=clock.started)
+            seconds = clock.seconds(lines)
+            if not lines and counts(folder, config):  # it had all its steps before
+                seconds.evaluation = max(0.0, _decoding(folder) - clock.compiling(clock.started))
+            elif not lines or lines[-1]["step"] < config.train.steps:  # stopped before its evaluation
+                seconds.evaluation = 0.0
+            _note(folder, seconds)
+
+
+def _decoding(folder: Path) -> float:
+    """What the evaluation in this folder took, compilation included."""
+    from retune_jax.evaluation import samples
+
+    return json.loads((folder / samples.FILE).read_text())["facts"]["seconds"]
 
 
 def _asked(folder: Path, config: ConfigDict, wording: str) -> Path:
@@ -195,8 +206,11 @@ class _Clock:
             first, last = lines[0], lines[-1]
             steps = (last["time"] - first["time"]) * (1 + 1 / (last["step"] - first["step"]))
         begins = self.marked or (lines[-1]["time"] if lines else now)
-        compiling = sum(seconds for ended, seconds in self.compilations if ended > begins)
-        return Seconds(now - self.started, steps, max(0.0, now - begins - compiling))
+        return Seconds(now - self.started, steps, max(0.0, now - begins - self.compiling(begins)))
+
+    def compiling(self, since: float) -> float:
+        """The seconds that tracing and compiling have taken since then."""
+        return sum(seconds for ended, seconds in self.compilations if ended > since)
 
 
 def _lines(path: Path, since: float) -> list[dict]:
