@@ -123,7 +123,7 @@ def test_a_quick_study_is_smaller_and_says_so(made, recipe, tmp_path):
     text = perform(recipe, tmp_path, "--config.train.log_every=5", quick=True)
     assert "Quick: fewer points" in text and len(made.runs) == 3
     for _, config in made.runs:
-        assert (config.train.steps, config.train.rows, config.train.log_every) == (60, 4, 5)
+        assert (config.train.steps, config.train.rows, config.train.log_every) == (100, 4, 5)
     for name in tasks.names():
         config = runner.configuration(str(ROOT / "configs" / f"{name}.py"), "", [], quick=True)
         longest = tasks.get(name).trained_lengths[1]
