@@ -6,13 +6,14 @@ Ctrl-C or by a power cut, and started again with the same command ends with the 
 """
 
 import contextlib
+import functools
 import sys
 from pathlib import Path
 
 import jax
 from flax import nnx
 from jax.sharding import NamedSharding
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from retune_jax import config as recipes
 from retune_jax import config_file, disk, distributed
@@ -126,7 +127,7 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
 
     # --- The loop ---
     layout = jax.tree.map(lambda x: x.sharding, state)
-    step_fn = loss.make_step(graphdef, adamw, accumulate=config.train.accumulate, shardings=layout)
+    step_fn = _step(graphdef, FrozenConfigDict(config.train), jax.tree.structure(layout), tuple(jax.tree.leaves(layout)))
     dropout_key = jax.random.key(config.seed)
     log = Log(
         workdir / runs.METRICS if distributed.is_first() else None,
@@ -189,6 +190,13 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
     if config.task != recipes.PRETRAINING and not has_eval:
         model = sharding.of_this_process(nnx.merge(graphdef, state["params"], frozen), mesh)
         evaluate(workdir=workdir, config=config, model=model, tokenizer=base.tokenizer)
+
+
+@functools.lru_cache(maxsize=2)
+def _step(graphdef, train: FrozenConfigDict, structure, shardings: tuple):
+    """The compiled update, the same one for all runs of a process that are alike, as those of a study are."""
+    layout = jax.tree.unflatten(structure, shardings)
+    return loss.make_step(graphdef, optimizer.make_optimizer(train), accumulate=train.accumulate, shardings=layout)
 
 
 def say(line: str):
