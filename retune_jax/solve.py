@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from retune_jax import cli, disk, interrupts
+from retune_jax import cli, config_file, disk, interrupts
 from retune_jax.errors import UserError
 
 HISTORY = Path("~/.cache/retune_jax/history")
@@ -35,15 +35,13 @@ def run(problems: list[str], *, workdir: str, file: str | None, as_json: bool, i
     if file is not None:
         problems = _lines(disk.folder(file, "--file"))
     folder = disk.folder(workdir, "--workdir")
-    from retune_jax.checkpoints import runs  # here, so that --help and mistakes need not wait for JAX
-
-    runs.read_config(folder)
-    from retune_jax.evaluation.solver import Solver
+    config = config_file.read_run(folder)
+    from retune_jax.evaluation.solver import Solver  # here, so that --help and mistakes need not wait for JAX
     from retune_jax.evaluation.terminal import Terminal
 
     screen = Terminal(sys.stdout)
     with screen.waiting("loading the model"):
-        solver = Solver.load(folder)
+        solver = Solver.load(folder, config)
     if interactive:
         with interrupts.raising():
             _converse(solver, screen)

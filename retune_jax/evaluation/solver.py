@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from retune_jax import config as recipes
 from retune_jax import tasks
 from retune_jax.checkpoints import runs
@@ -49,11 +51,10 @@ class Solver:
             self.task = tasks.reworded(tasks.get(config.task), config.eval.get("wording", tasks.PAPER))
 
     @classmethod
-    def load(cls, workdir: Path) -> "Solver":
-        """The run in `workdir`. Raises UserError where there is none."""
-        config = runs.read_config(workdir)
+    def load(cls, workdir: Path, config: ConfigDict) -> "Solver":
+        """The run in `workdir`, of that configuration."""
         mesh = sharding.fitting_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        config, model, tokenizer = runs.load_model(workdir, mesh)
+        _, model, tokenizer = runs.load_model(workdir, mesh, config)
         return cls(config, lora.merge(model), tokenizer)
 
     def read(self, text: str) -> Asked:
