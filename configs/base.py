@@ -1,11 +1,11 @@
 """The tiny base model: all weights, from random ones, on general skills (retune_jax/data/corpus.py).
 
-Nine stages, each from the one before, with ever longer lists; the last three make copies exact and forms known:
+Ten stages, each from the one before, with ever longer lists; the last four make copies exact and forms known:
 
-    for stage in 1 2 3 4 5 6 7 8 9; do
+    for stage in 1 2 3 4 5 6 7 8 9 10; do
         python -m retune_jax.train --config=configs/base.py:stage=$stage --workdir=runs/base-$stage
     done
-    cp runs/base-9/base/* retune_jax/assets/tiny/
+    cp runs/base-10/base/* retune_jax/assets/tiny/
 """
 
 from retune_jax.config import pretraining, read_arguments
@@ -22,9 +22,10 @@ STAGES = {
     "6": (900, 12, 512, "sum", ((0, 72),)),
     "7": (2000, 12, 512, "sum", ((0, 66),)),
     "8": (2500, 12, 512, "sum", ((0, 66),)),
-    "9": (2000, 12, 512, "sum", ((0, 66),)),
+    "9": (850, 12, 512, "sum", ((0, 66),)),
+    "10": (4000, 12, 512, "sum", ((0, 66),)),
 }
-RATES = {"5": 1e-2, "6": 1e-2, "7": 1.5e-2, "8": 1.2e-2, "9": 1.2e-2}
+RATES = {"5": 1e-2, "6": 1e-2, "7": 1.5e-2, "8": 1.2e-2, "9": 1.2e-2, "10": 1e-2}
 
 
 def get_config(arguments: str = ""):
@@ -37,10 +38,10 @@ def get_config(arguments: str = ""):
     config.seed = int(stage)
     config.data.update({"sequence_length": length, "context_length": length, "curriculum": curriculum})
     config.train.update({"steps": steps, "rows": rows, "loss": loss, "warmup": 50})
-    if stage >= "4":
+    if int(stage) >= 4:
         config.train.schedule = "cosine"
     if stage in RATES:
         config.train.learning_rate = RATES[stage]
-    if stage >= "6":
+    if int(stage) >= 6:
         config.data.repeats = 0.6  # where a stretch comes twice is where copies still failed
     return config

@@ -16,8 +16,8 @@ def get_config(arguments: str = ""):
         config.train.update({"steps": 1000, "rows": 8})
         config.eval.lengths = "2:24"
         if config.method in ("retune", "no_carry"):  # two phases, as in addition
-            config.data.update({"replay": 0.4, "replay_after": 700, "replay_items": 30, "context_length": 512})
-            config.train.schedule = "linear"
+            config.data.update({"replay": 0.4, "replay_after": 1100, "replay_items": 30, "context_length": 512})
+            config.train.update({"steps": 1500, "schedule": "linear", "loss": "sum"})
         elif config.method == "scratchpad":
             config.data.update({"sequence_length": 1024, "context_length": 1024})
         elif config.method == "no_isolation":  # the whole recursion in one context: 12 items take 3,110

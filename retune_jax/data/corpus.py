@@ -260,14 +260,14 @@ def _ask_of_firsts(rng: random.Random, firsts: list[int], before: str, draft: _D
 
 
 SKILLS = (
-    (_rewrite, 27),
-    (_ends, 10),
-    (_facts, 14),
-    (_numbers, 16),
+    (_rewrite, 24),
+    (_ends, 8),
+    (_facts, 11),
+    (_numbers, 14),
     (_prepend, 6),
-    (_fields, 10),
-    (_fill, 10),
-    (_expressions, 7),
+    (_fields, 9),
+    (_fill, 18),
+    (_expressions, 10),
 )
 
 

@@ -1,7 +1,7 @@
 """What a model can do without a task, by length: the share of texts of which it would write every token.
 
     python -m retune_jax.evaluation.skills                                        # the base that ships
-    python -m retune_jax.evaluation.skills --base=runs/base-9/base --lengths=5,12,20,28,40,60 --problems=128
+    python -m retune_jax.evaluation.skills --base=runs/base-10/base --lengths=5,12,20,28,40,60 --problems=128
     python -m retune_jax.evaluation.skills --workdir=runs/addition-retune-tiny    # a run so far, and its task
 
 How far a tuned model generalises is decided by what its base copies exactly at a length. A model is asked for what
