@@ -14,7 +14,7 @@ from small_llama import LORA, SHAPE, build, close, parts, tokens, whole
 
 from retune_jax.models.llama import RMSNorm
 from retune_jax.models.lora import LoraConfig
-from retune_jax.models.rope import rotate
+from retune_jax.models.rope import rotate, turns
 
 # Layers, against NumPy in float64
 
@@ -70,15 +70,15 @@ def test_rotation_is_the_written_one():
     x = np.random.default_rng(0).normal(size=(2, 5, 3, 8)).astype(np.float32)
     positions = np.array([[0, 1, 2, 3, 400], [7, 7, 0, 1, 2]], np.int32)
     for theta in (10.0, 10_000.0, 1e6):
-        close(rotate(x, positions, theta), rotated(x, positions, theta), 1e-4)
-    close(rotate(x, np.zeros((2, 5), np.int32), 10.0), x)
+        close(rotate(x, turns(positions, 8, theta, None)), rotated(x, positions, theta), 1e-4)
+    close(rotate(x, turns(np.zeros((2, 5), np.int32), 8, 10.0, None)), x)
 
 
 def test_rotated_queries_and_keys_meet_by_their_distance():
     x = np.random.default_rng(0).normal(size=(2, 1, 1, 8)).astype(np.float32)
 
     def meet(here, there):
-        q, k = (rotate(row[None], np.array([[at]]), 100.0) for row, at in zip(x, (here, there)))
+        q, k = (rotate(row[None], turns(np.array([[at]]), 8, 100.0, None)) for row, at in zip(x, (here, there)))
         return float((q * k).sum())
 
     assert meet(9, 4) == pytest.approx(meet(25, 20), abs=1e-5)

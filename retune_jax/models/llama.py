@@ -24,9 +24,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from retune_jax.errors import UserError
-from retune_jax.models import attention, sharding
+from retune_jax.models import attention, rope, sharding
 from retune_jax.models.lora import LoraConfig, Projection
-from retune_jax.models.rope import RopeScaling, rotate
 
 # Up to so many layers are compiled one by one, which is faster than a loop over them, and quick to compile still.
 UNROLLED = 8
@@ -65,7 +64,7 @@ class LlamaConfig:
     tied_embeddings: bool
     dtype: str
     param_dtype: str
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: rope.RopeScaling | None = None
     sliding_window: int | None = None
 
     def __post_init__(self):
@@ -112,28 +111,27 @@ class Attention(nnx.Module):
         self.o = projection("o", inner, width)
         self.config = config
 
-    def project(self, x_BxTxD, positions_BxT, keys):
+    def project(self, x_BxTxD, turns, keys):
         """Queries [B, T, K, G, E], keys and values [B, T, K, E], the first two rotated."""
         c = self.config
         batch, length, _ = x_BxTxD.shape
         q = self.q(x_BxTxD, keys[0]).reshape(batch, length, c.heads, c.head_width)
         k = self.k(x_BxTxD, keys[1]).reshape(batch, length, c.kv_heads, c.head_width)
         v = self.v(x_BxTxD, keys[2]).reshape(batch, length, c.kv_heads, c.head_width)
-        q = rotate(q, positions_BxT, c.rope_theta, c.rope_scaling) * c.head_width**-0.5
-        k = rotate(k, positions_BxT, c.rope_theta, c.rope_scaling)
+        q, k = rope.rotate(q, turns) * c.head_width**-0.5, rope.rotate(k, turns)
         return q.reshape(batch, length, c.kv_heads, c.heads // c.kv_heads, c.head_width), k, v
 
-    def __call__(self, x_BxTxD, positions_BxT, attend, keys):
+    def __call__(self, x_BxTxD, turns, attend, keys):
         """Attention of rows to themselves, by what `attention.over_rows` made for them."""
         with jax.named_scope("attention"):
-            mixed = attend(*self.project(x_BxTxD, positions_BxT, keys))
+            mixed = attend(*self.project(x_BxTxD, turns, keys))
             return self.o(mixed.reshape(*x_BxTxD.shape[:2], -1), keys[3])
 
-    def step(self, x_BxCxD, start_B, bias_BxCxW, cache):
+    def step(self, x_BxCxD, start_B, turns, bias_BxCxW, cache):
         """Attention of C new tokens to the cache below `start` and to each other; returns the cache with them, too."""
         batch, count, _ = x_BxCxD.shape
         with jax.named_scope("attention"):
-            q, k, v = self.project(x_BxCxD, start_B[:, None] + jnp.arange(count), (None,) * 4)
+            q, k, v = self.project(x_BxCxD, turns, (None,) * 4)
         with jax.named_scope("write_cache"):
             k_BxKxWxE, v_BxKxWxE = (_write(old, new.swapaxes(1, 2), start_B) for old, new in zip(cache, (k, v)))
         with jax.named_scope("attention"):
@@ -201,15 +199,15 @@ class Layer(nnx.Module):
         self.feed_forward_norm = RMSNorm(config.width, config.norm_epsilon, param_dtype=param_dtype)
         self.feed_forward = FeedForward(config, projection)
 
-    def __call__(self, x_BxTxD, positions_BxT, attend, dropout_key):
+    def __call__(self, x_BxTxD, turns, attend, dropout_key):
         """The layer on whole rows."""
         keys = (None,) * 7 if dropout_key is None else jax.random.split(dropout_key, 7)
-        x_BxTxD += self.attention(self.attention_norm(x_BxTxD), positions_BxT, attend, keys[:4])
+        x_BxTxD += self.attention(self.attention_norm(x_BxTxD), turns, attend, keys[:4])
         return x_BxTxD + self.feed_forward(self.feed_forward_norm(x_BxTxD), keys[4:])
 
-    def step(self, x_BxCxD, start_B, bias_BxCxW, cache):
+    def step(self, x_BxCxD, start_B, turns, bias_BxCxW, cache):
         """The layer on new tokens, with a cache to read and to write."""
-        mixed, cache = self.attention.step(self.attention_norm(x_BxCxD), start_B, bias_BxCxW, cache)
+        mixed, cache = self.attention.step(self.attention_norm(x_BxCxD), start_B, turns, bias_BxCxW, cache)
         x_BxCxD += mixed
         return x_BxCxD + self.feed_forward(self.feed_forward_norm(x_BxCxD), (None,) * 3), cache
 
@@ -265,6 +263,11 @@ class Llama(nnx.Module):
         """Token ids [...] to the stream [..., D]."""
         return self.embedding[...].astype(self.config.dtype)[tokens]
 
+    def turns(self, positions_BxT):
+        """How queries and keys at these positions turn, in every layer: what `rope.rotate` takes."""
+        c = self.config
+        return rope.turns(positions_BxT, c.head_width, c.rope_theta, c.rope_scaling)
+
     def logits(self, x):
         """The stream [..., D] to float32 logits [..., V]."""
         with jax.named_scope("logits"):
@@ -288,11 +291,12 @@ class Llama(nnx.Module):
         """
         self.config.check_context(self.context_length or tokens_BxT.shape[1])
         attend = attention.over_rows(self.attention, segment_ids_BxT, self.context_length)
+        turns_BxTx1x2xE = self.turns(positions_BxT)
         graphdef, state = nnx.split(self.layers)
 
         def body(x, layer):
             state, key = layer
-            return sharding.rows_apart(nnx.merge(graphdef, state)(x, positions_BxT, attend, key)), None
+            return sharding.rows_apart(nnx.merge(graphdef, state)(x, turns_BxTx1x2xE, attend, key)), None
 
         if REMAT_POLICIES[self.remat] is not None:
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
@@ -321,10 +325,11 @@ class Llama(nnx.Module):
         """
         graphdef, state = nnx.split(self.layers)
         x_BxCxD, written = self.embed(tokens_BxC), []
-        reach_BxC1 = (start_B[:, None] + jnp.arange(tokens_BxC.shape[1]))[..., None]
-        bias_BxCxW = jnp.where(jnp.arange(cache[0][0].shape[2]) <= reach_BxC1, 0.0, -1e30).astype(jnp.float32)
+        at_BxC = start_B[:, None] + jnp.arange(tokens_BxC.shape[1])
+        turns_BxCx1x2xE = self.turns(at_BxC)
+        bias_BxCxW = jnp.where(jnp.arange(cache[0][0].shape[2]) <= at_BxC[..., None], 0.0, -1e30).astype(jnp.float32)
         for number, layer_cache in enumerate(cache):
             layer = nnx.merge(graphdef, jax.tree.map(operator.itemgetter(number), state))
-            x_BxCxD, layer_cache = layer.step(x_BxCxD, start_B, bias_BxCxW, layer_cache)
+            x_BxCxD, layer_cache = layer.step(x_BxCxD, start_B, turns_BxCx1x2xE, bias_BxCxW, layer_cache)
             written.append(layer_cache)
         return self.logits(x_BxCxD), tuple(written)

@@ -8,12 +8,13 @@ were seen in training:
 - `llama3`: only the slow ones, whose wave is longer than the original context; the fast ones stay, and those between are
   mixed (Meta's Llama 3.1).
 
-Shape suffixes: B batch, T tokens, N heads, E head width.
+Shape suffixes: B batch, T tokens, N heads, E head width, F half of it.
 """
 
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -62,10 +63,25 @@ def frequencies(head_width: int, theta: float, scaling: RopeScaling | None) -> n
     return (kept * plain + (1 - kept) * slowed).astype(np.float32)
 
 
-def rotate(x_BxTxNxE, positions_BxT, theta: float, scaling: RopeScaling | None = None):
-    """Turns the pairs of each head by their positions; keeps shape and dtype, computes in float32."""
-    turns = frequencies(x_BxTxNxE.shape[-1], theta, scaling)
-    angles = positions_BxT.astype(jnp.float32)[..., None, None] * turns
+def turns(positions_BxT, head_width: int, theta: float, scaling: RopeScaling | None = None):
+    """What `rotate` takes for tokens at these positions: cosines and signed sines, float32 [B, T, 1, 2, E].
+
+    All layers turn alike, so that a model works this out once.
+    """
+    angles = positions_BxT.astype(jnp.float32)[..., None, None] * frequencies(head_width, theta, scaling)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    x1, x2 = jnp.split(x_BxTxNxE.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BxTxNxE.dtype)
+    # One array, and so one loop: XLA would put the cosines into each of the loops that rotate, for each head anew.
+    return jnp.concatenate([cos, cos, -sin, sin], axis=-1).reshape(*positions_BxT.shape, 1, 2, head_width)
+
+
+def rotate(x_BxTxNxE, turns_BxTx1x2xE):
+    """Turns the pairs (x1, x2) of each head: (x1 cos - x2 sin, x2 cos + x1 sin); keeps shape and dtype, computes in float32.
+
+    The halves change places by a reversal, which a CPU does sixteen numbers at a time, and a concatenation of them one by one.
+    """
+    *rows, heads, width = x_BxTxNxE.shape
+    halves_BxTxNx2xF = x_BxTxNxE.astype(jnp.float32).reshape(*rows, heads, 2, width // 2)
+    halves_BxTx1x2x2xF = turns_BxTx1x2xE.reshape(*turns_BxTx1x2xE.shape[:-1], 2, width // 2)
+    cos, sin = halves_BxTx1x2x2xF[..., 0, :, :], halves_BxTx1x2x2xF[..., 1, :, :]
+    turned = halves_BxTxNx2xF * cos + jax.lax.rev(halves_BxTxNx2xF, (len(rows) + 1,)) * sin
+    return turned.reshape(x_BxTxNxE.shape).astype(x_BxTxNxE.dtype)
