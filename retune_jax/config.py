@@ -91,7 +91,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
             "data": {
                 "dir": "~/.cache/retune_jax/data",  # prepared training sets, shared by runs
                 "scale": 0.05,  # of the paper's number of examples
-                "per_length": 0,  # distinct problems of each trained length instead, each context once; 0: the paper's sampling
+                "per_length": 0,  # distinct problems of each trained length instead, with all contexts; 0: the paper's sampling
                 "resample": True,  # the paper's drops and repeats; False: each distinct context once
                 "wording": tasks.PAPER,  # how problems are asked: the name of one of the task's wordings, or "all"
                 "sequence_length": 512,  # tokens of a packed row

@@ -197,7 +197,7 @@ def prepare(
     """
     tasks.get(task).opening(method)  # refuses unknown names before anything is written
     root = disk.folder(None if data_dir is None else str(data_dir), "config.data.dir")
-    size = f"{per_length}each" if per_length else f"{float(scale)}" if resample else f"{float(scale)}-once"
+    size = f"{per_length}problems" if per_length else f"{float(scale)}" if resample else f"{float(scale)}-once"
     name = f"{tasks.identity(task)}-{method}-{size}{'' if wording == tasks.PAPER else f'-{wording}'}-seed{seed}"
     config = Config(
         name=name,

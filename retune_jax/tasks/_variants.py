@@ -27,7 +27,7 @@ import re
 from dataclasses import dataclass
 
 from retune_jax.errors import UserError
-from retune_jax.tasks.task import Task
+from retune_jax.tasks.task import Task, solved
 
 PAPER, ALL = "paper", "all"
 
@@ -91,7 +91,8 @@ def with_training_set(task: Task, *, per_length: int, resample: bool) -> Task:
     Args:
         task: left as it is.
         per_length: so many distinct problems of each trained length, or all where fewer exist, in place of the task's own
-            sampling and at any scale; their contexts come once each. 0 keeps the task's own.
+            sampling and at any scale, with all contexts of their solutions: one that many of them call comes as often, so that
+            short subproblems, of which there are few, are not lost among the long ones. 0 keeps the task's own.
         resample: False keeps every distinct context once, in place of the task's own rule of drops and repeats.
     """
     if not per_length and resample:
@@ -102,7 +103,11 @@ def with_training_set(task: Task, *, per_length: int, resample: bool) -> Task:
             return 1.0, 1.0
 
         if per_length:
-            traced = Task.traced  # of a task that chooses before solving, too
+
+            def traced(self, rng, scale):
+                for top in self.training_problems("retune", rng, scale):
+                    for _, context in solved(self, top, None):
+                        yield context, 1
 
             def training_problems(self, method, rng, scale):
                 for length in range(self.trained_lengths[0], self.trained_lengths[1] + 1):
