@@ -129,6 +129,7 @@ def main(_):
             "tokens": [result.tokens for result in results],
             "operations": [operations(result, tokenizer, shape) for result in results],
         }
+        report.write()
     for name, solve in ways.items():
         asked = any(name == only if only in ways else name.startswith(only) for only in ONLY.value)
         if not asked or (name in case["rows"] and not AGAIN.value):
@@ -175,11 +176,11 @@ class Report:
 
     def write(self):
         """The files."""
-        done = [case for case in self.cases if case["rows"]]
+        done = [case for case in self.cases if "texts" in case]
         with disk.replacing(self.folder / "decode.json") as fresh:
             fresh.write_text(json.dumps(done, separators=(",", ":")).replace('{"task"', '\n{"task"') + "\n")
         with disk.replacing(self.folder / "decode.md") as fresh:
-            fresh.write_text("\n".join(map(table, done)))
+            fresh.write_text("\n".join(table(case) for case in done if case["rows"]))
         growth(done, self.folder / "decode.png")
 
 
