@@ -36,14 +36,15 @@ def table(case: dict) -> str:
 
 
 def series(cases: Sequence[dict], along: str) -> dict[str, list[tuple[int, float]]]:
-    """Way to (`along`, tokens a second), the best of several batches."""
+    """Way to (`along`, tokens a processor second), the best of several batches."""
     found: dict[str, list[tuple[int, float]]] = {}
     for case in sorted(cases, key=lambda case: int(case[along])):
         best: dict[str, float] = {}
         for name, row in case["rows"].items():
             way = name.rpartition(", ")[0] if name.endswith("a batch") else name
             if way in COLOURS:
-                best[way] = max(best.get(way, 0), row["tokens_per_second"])
+                tokens = row["tokens_per_second"] * row["seconds"]["median"]
+                best[way] = max(best.get(way, 0), tokens / row["processor_seconds"])
         for way, rate in best.items():
             found.setdefault(way, []).append((int(case[along]), rate))
     return found
@@ -59,7 +60,10 @@ def groups(cases: Sequence[dict], along: str, same: str) -> list[list[dict]]:
 
 
 def growth(cases: Sequence[dict], path: Path):
-    """Draws speed over the number of problems and over their length, a panel each; nothing where there is too little."""
+    """Draws speed over the number of problems and over their length, a panel each; nothing where there is too little.
+
+    Processor seconds, because other work on the machine changes them least.
+    """
     panels = [(group, "problems") for group in groups(cases, "problems", "length")]
     panels += [(group, "length") for group in groups(cases, "length", "problems")]
     if not panels:
@@ -80,7 +84,7 @@ def growth(cases: Sequence[dict], path: Path):
             axes.set_xlabel("digits" if task == "addition" else "length")
         axes.grid(axis="y", color="#dddddd", lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    row[0].set_ylabel("generated tokens/s")
+    row[0].set_ylabel("generated tokens a processor second")
     handles = dict(pair[::-1] for axes in row for pair in zip(*axes.get_legend_handles_labels()))
     figure.legend(handles.values(), handles, frameon=False, loc="outside lower center", ncols=len(handles))
     FigureCanvasAgg(figure).print_png(path)
