@@ -24,7 +24,7 @@ from retune_jax.decoding.config import DecoderConfig
 from retune_jax.decoding.draft import Memory
 from retune_jax.decoding.reading import Tables, Words
 from retune_jax.decoding.result import Result, Work
-from retune_jax.decoding.state import RUNNING, Slots, State, create, fingerprint, mix, windows
+from retune_jax.decoding.state import RUNNING, Slots, State, create, fingerprint, mix, window_axes, windows
 from retune_jax.decoding.step import step
 from retune_jax.decoding.transition import transition
 from retune_jax.models.sharding import BATCH, CACHE, fitting
@@ -42,8 +42,11 @@ def advance(graphdef, words: Words, config: DecoderConfig, params, tables: Table
     Returns the state, and int32 [N, B] for the host to look at: what `REPORT` names, of each slot.
     """
 
+    axes = window_axes(nnx.merge(graphdef, params))
+
     def turn(_, state):
-        return transition(words, tables, config, step(nnx.merge(graphdef, params), words, tables, config, state), mesh)
+        state = step(nnx.merge(graphdef, params), words, tables, config, state)
+        return transition(words, tables, config, axes, state, mesh)
 
     state = jax.lax.fori_loop(0, config.steps_per_advance, turn, state)
     slots = state.slots
@@ -53,8 +56,8 @@ def advance(graphdef, words: Words, config: DecoderConfig, params, tables: Table
     return state, jnp.stack(report)
 
 
-@partial(jax.jit, static_argnames=("config", "live"))
-def resize(config: DecoderConfig, live: int, tokens_BX, cache):
+@partial(jax.jit, static_argnames=("config", "live", "axes"))
+def resize(config: DecoderConfig, live: int, axes: tuple[int, ...], tokens_BX, cache):
     """Active windows of another length: their tokens, and their keys and values, as far as there is room."""
 
     def fit(leaf, axis):
@@ -63,7 +66,7 @@ def resize(config: DecoderConfig, live: int, tokens_BX, cache):
             return jax.lax.slice_in_dim(leaf, 0, leaf.shape[axis] + spare, axis=axis)
         return jnp.pad(leaf, [(0, spare if axis == other else 0) for other in range(leaf.ndim)])
 
-    return fit(tokens_BX, 1), jax.tree.map(partial(fit, axis=2), cache)
+    return fit(tokens_BX, 1), jax.tree.map(fit, cache, jax.tree.unflatten(jax.tree.structure(cache), axes))
 
 
 @partial(jax.jit, donate_argnames=("state",))
@@ -117,8 +120,8 @@ class RecursiveDecoder:
         """Takes the model's present weights.
 
         Args:
-            model: any module with `init_cache(batch, window)`, which makes leaves [batch, kv_heads, window,
-                head_width], and `step(tokens_BC, start_B, cache)`, which returns float32 logits [B, C, V] and the cache:
+            model: any module with `init_cache(batch, window)`, which makes leaves [batch, kv_heads, …] with an axis as long
+                as the window, and `step(tokens_BC, start_B, cache)`, which returns float32 logits [B, C, V] and the cache:
                 token c of slot b stands at window index start_B[b] + c and attends to the indices up to its own.
             tokenizer: a `retune_jax.tokenizer.Tokenizer`, or anything with its `encode`, `bos`, `eos` and `pieces`.
             config: sizes and limits.
@@ -131,6 +134,7 @@ class RecursiveDecoder:
         self._words = Words.of(tokenizer, config.opening)
         self._tables = Tables.of(self._pieces)
         self._graphdef, self._params = nnx.split(model)
+        self._axes = window_axes(model)
         self._rest: tuple[State, int] | None = None
         kept = dataclasses.replace(config, stack="keep")
         shapes = jax.eval_shape(partial(_create, self._graphdef, kept, config.window), self._params)
@@ -271,7 +275,7 @@ class RecursiveDecoder:
         wanted = min(need + self.config.tokens_per_step, self.config.window)
         fitting = next(size for size in windows(self.config) if size >= wanted)
         if fitting != live:
-            tokens_BX, cache = resize(self.config, fitting, state.slots.tokens_BX, state.cache)
+            tokens_BX, cache = resize(self.config, fitting, self._axes, state.slots.tokens_BX, state.cache)
             state = dataclasses.replace(state, slots=dataclasses.replace(state.slots, tokens_BX=tokens_BX), cache=cache)
         return state, fitting
 

@@ -4,7 +4,7 @@ Copies go block by block, and only the blocks that are needed: those of the slot
 transition, up to the length of the caller. The loop's carry is the buffer that is written, so XLA updates it in place;
 the transition is the only place where the stack is touched at all.
 
-Shapes: B slots, H key-value heads, X indices of a window, A stack length, D head width, N jobs.
+Shapes: B slots, H key-value heads.
 """
 
 from functools import partial
@@ -31,23 +31,24 @@ def served(length_B, moves_B, most: int | None):
     return moves_B if most is None else moves_B & (jnp.cumsum(jnp.where(moves_B, -(-length_B // BLOCK), 0)) <= most)
 
 
-def store(stack, cache, base_B, length_B, moves_B, most: int | None, space, mesh):
-    """The stack (leaves [B, H, A, D]) with the first `length` tokens of the moving windows laid down at `base`.
+def store(stack, cache, axes, base_B, length_B, moves_B, most: int | None, space, mesh):
+    """The stack with the first `length` tokens of the moving windows laid down at `base`.
 
-    `space` is the memory that the stack lies in, None for the cache's own; `mesh` is where the slots are shared, or None.
+    `axes` say where a leaf [B, H, …] has its tokens (`state.window_axes`). `space` is the memory that the stack lies in, None
+    for the cache's own; `mesh` is where the slots are shared, or None.
     """
-    return _copy(stack, cache, base_B, jnp.zeros_like(base_B), length_B, moves_B, most, None, space, mesh)
+    return _copy(stack, cache, axes, base_B, jnp.zeros_like(base_B), length_B, moves_B, most, None, space, mesh)
 
 
-def load(cache, stack, base_B, length_B, moves_B, most: int | None, space, mesh):
-    """The cache (leaves [B, H, X, D]) with `length` tokens from `base` of the moving slots' stacks at its beginning."""
-    return _copy(cache, stack, jnp.zeros_like(base_B), base_B, length_B, moves_B, most, space, None, mesh)
+def load(cache, stack, axes, base_B, length_B, moves_B, most: int | None, space, mesh):
+    """The cache with `length` tokens from `base` of the moving slots' stacks at its beginning."""
+    return _copy(cache, stack, axes, jnp.zeros_like(base_B), base_B, length_B, moves_B, most, space, None, mesh)
 
 
-def _copy(into, out_of, into_B, out_of_B, length_B, moves_B, most, from_space, to_space, mesh):
+def _copy(into, out_of, axes, into_B, out_of_B, length_B, moves_B, most, from_space, to_space, mesh):
     """Copies on each device of a mesh for its own slots and heads: where a slot's number is not known when it is compiled, the
     partitioner would bring the stacks of all devices together instead."""
-    local = partial(_copy_here, most=most, from_space=from_space, to_space=to_space)
+    local = partial(_copy_here, axes=axes, most=most, from_space=from_space, to_space=to_space)
     if mesh is None or from_space is not None or to_space is not None:
         return local(into, out_of, into_B, out_of_B, length_B, moves_B)
     # Slots that the mesh does not divide lie whole on every device, and every device copies them.
@@ -58,9 +59,9 @@ def _copy(into, out_of, into_B, out_of_B, length_B, moves_B, most, from_space, t
     return shared(into, out_of, into_B, out_of_B, length_B, moves_B)
 
 
-def _copy_here(into, out_of, into_B, out_of_B, length_B, moves_B, most, from_space, to_space):
+def _copy_here(into, out_of, into_B, out_of_B, length_B, moves_B, axes, most, from_space, to_space):
     """Copies whole blocks, so up to a block more than `length`: what lies behind is free in both buffers."""
-    window = min(leaf.shape[2] for leaf in jax.tree.leaves((into, out_of)))
+    window = min(leaf.shape[axis] for tree in (into, out_of) for leaf, axis in zip(jax.tree.leaves(tree), axes))
     block = min(BLOCK, window)
     jobs_B = jnp.where(moves_B, -(-length_B // block), 0)
     end_B = jnp.cumsum(jobs_B)
@@ -70,18 +71,20 @@ def _copy_here(into, out_of, into_B, out_of_B, length_B, moves_B, most, from_spa
         # The last block of a window must not pass its end; it covers some of the block before it again.
         at = jnp.clip((number - (end_B[slot] - jobs_B[slot])) * block, 0, window - block)
 
-        def leaf(into, out_of):
-            _, heads, _, width = into.shape
-            start, shape = (slot, 0, into_B[slot] + at, 0), (1, heads, block, width)
-            piece = jax.lax.dynamic_slice(out_of, (slot, 0, out_of_B[slot] + at, 0), shape)
+        def leaf(into, out_of, axis):
+            def start(token):
+                return (slot, *(token if other == axis else 0 for other in range(1, into.ndim)))
+
+            shape = (1, *(block if other == axis else into.shape[other] for other in range(1, into.ndim)))
+            piece = jax.lax.dynamic_slice(out_of, start(out_of_B[slot] + at), shape)
             piece = piece if from_space is None else jax.device_put(piece, jax.memory.Space.Device)
             if most is not None:  # a turn with nothing to do leaves what is there
-                old = jax.lax.dynamic_slice(into, start, shape)
+                old = jax.lax.dynamic_slice(into, start(into_B[slot] + at), shape)
                 old = old if to_space is None else jax.device_put(old, jax.memory.Space.Device)
                 piece = jnp.where(number < end_B[-1], piece, old)
             piece = piece if to_space is None else jax.device_put(piece, to_space)
-            return jax.lax.dynamic_update_slice(into, piece, start)
+            return jax.lax.dynamic_update_slice(into, piece, start(into_B[slot] + at))
 
-        return jax.tree.map(leaf, into, out_of)
+        return jax.tree.map(leaf, into, out_of, jax.tree.unflatten(jax.tree.structure(into), axes))
 
     return jax.lax.fori_loop(0, end_B[-1] if most is None else most, job, into)

@@ -104,8 +104,8 @@ class State:
 
     Attributes:
         slots: the bookkeeping.
-        cache: keys and values of the active windows: what `model.init_cache` makes, leaves [B, H, X, D].
-        stack: keys and values of the suspended callers, leaves [B, H, A, D].
+        cache: keys and values of the active windows: what `model.init_cache` makes, of X tokens.
+        stack: keys and values of the suspended callers, the same of A tokens.
         memory: what the guesses of the slots have taught (draft.py).
         memo: the solved subproblems (memo.py), or None.
     """
@@ -132,6 +132,12 @@ def lengths(config: DecoderConfig) -> tuple[int, int]:
     log = config.max_tokens + slack + 5 + (3 * config.max_calls if memo.is_used(config) else 0)
     log += 2 * config.max_calls + 1 if config.trace else 0  # a score a segment
     return config.stack_tokens + slack if config.calls else 0, log
+
+
+def window_axes(model) -> tuple[int, ...]:
+    """Which axis of each leaf of the model's cache is the window: the one that grows with it."""
+    shapes = (jax.tree.leaves(jax.eval_shape(partial(model.init_cache, 1, window))) for window in (1, 2))
+    return tuple(next(axis for axis in range(one.ndim) if one.shape[axis] != two.shape[axis]) for one, two in zip(*shapes))
 
 
 def create(model, config: DecoderConfig, live: int, memory) -> State:

@@ -45,8 +45,13 @@ from retune_jax.decoding.state import (
 )
 
 
-def transition(words: Words, tables: Tables, config: DecoderConfig, state: State, mesh: jax.sharding.Mesh | None) -> State:
-    """Moves every slot whose segment has ended on to its next one, or to the end of its problem."""
+def transition(
+    words: Words, tables: Tables, config: DecoderConfig, axes: tuple[int, ...], state: State, mesh: jax.sharding.Mesh | None
+) -> State:
+    """Moves every slot whose segment has ended on to its next one, or to the end of its problem.
+
+    `axes` are the cache's `state.window_axes`; `mesh` is what the slots are shared over, or None.
+    """
     slots = state.slots
     ended_B = slots.status_B == ENDED
     if not config.calls:
@@ -129,8 +134,8 @@ def transition(words: Words, tables: Tables, config: DecoderConfig, state: State
         fed_B = jnp.minimum(alike_B, jnp.minimum(slots.known_B, length_B - 1))
         if config.stack != "recompute":
             space = jax.memory.Space.Host if config.stack == "offload" else None
-            stack = move.store(stack, cache, base_B, slots.known_B, call_B, most, space, mesh)
-            cache = move.load(cache, stack, caller_base_B, caller_known_B, return_B, most, space, mesh)
+            stack = move.store(stack, cache, axes, base_B, slots.known_B, call_B, most, space, mesh)
+            cache = move.load(cache, stack, axes, caller_base_B, caller_known_B, return_B, most, space, mesh)
             fed_B = jnp.where(return_B, caller_known_B, fed_B)
 
     with jax.named_scope("log"):

@@ -133,35 +133,36 @@ class Attention(nnx.Module):
         with jax.named_scope("attention"):
             q, k, v = self.project(x_BxCxD, turns, (None,) * 4)
         with jax.named_scope("write_cache"):
-            k_BxKxWxE, v_BxKxWxE = (_write(old, new.swapaxes(1, 2), start_B) for old, new in zip(cache, (k, v)))
+            k_BxKxExW = _write(cache[0], k.transpose(0, 2, 3, 1), start_B, axis=3)
+            v_BxKxWxE = _write(cache[1], v.swapaxes(1, 2), start_B, axis=2)
         with jax.named_scope("attention"):
             q_BxKxRxE = q.transpose(0, 2, 3, 1, 4).reshape(batch, k.shape[2], -1, k.shape[-1])  # R = G·C, a row a query
             bias_Bx1xRxW = jnp.tile(bias_BxCxW, (1, q.shape[3], 1))[:, None]
-            scores = jnp.einsum("bkre,bkwe->bkrw", q_BxKxRxE, k_BxKxWxE, preferred_element_type=jnp.float32) + bias_Bx1xRxW
+            scores = jnp.einsum("bkre,bkew->bkrw", q_BxKxRxE, k_BxKxExW, preferred_element_type=jnp.float32) + bias_Bx1xRxW
             shares = jnp.exp(scores - scores.max(-1, keepdims=True))
             # What a softmax divides by comes last, where there is least to divide.
             mixed = jnp.einsum("bkrw,bkwe->bkre", shares.astype(v.dtype), v_BxKxWxE, preferred_element_type=jnp.float32)
             mixed = (mixed / shares.sum(-1, keepdims=True)).astype(v.dtype)
             mixed = mixed.reshape(batch, k.shape[2], -1, count, k.shape[-1]).transpose(0, 3, 1, 2, 4)
-            return self.o(mixed.reshape(batch, count, -1)), (k_BxKxWxE, v_BxKxWxE)
+            return self.o(mixed.reshape(batch, count, -1)), (k_BxKxExW, v_BxKxWxE)
 
 
-def _write(cached_BxKxWxE, fresh_BxKxCxE, start_B):
-    """The cache with each slot's fresh entries at its own start, in place.
+def _write(cached, fresh, start_B, axis: int):
+    """The cache with each slot's fresh entries at its own start in the window, which is that axis; in place.
 
     One scatter with the slots as its batch: a `vmap` of updates would have XLA transpose, and so copy, the whole cache.
     """
     numbers = jax.lax.ScatterDimensionNumbers(
         update_window_dims=(1, 2, 3),
         inserted_window_dims=(),
-        scatter_dims_to_operand_dims=(2,),
+        scatter_dims_to_operand_dims=(axis,),
         operand_batching_dims=(0,),
         scatter_indices_batching_dims=(0,),
     )
     return jax.lax.scatter(
-        cached_BxKxWxE,
+        cached,
         start_B[:, None],
-        fresh_BxKxCxE,
+        fresh,
         numbers,
         indices_are_sorted=True,
         unique_indices=True,
@@ -306,15 +307,16 @@ class Llama(nnx.Module):
         return x_BxTxD
 
     def init_cache(self, batch: int, window: int):
-        """An empty cache: of each layer (keys, values), each [batch, kv_heads, window, head_width] in the model's dtype.
+        """An empty cache: of each layer keys [batch, kv_heads, head_width, window] and values [… window, head_width].
 
-        An array a layer: a layer's part of a larger one would be copied before it is multiplied. Head before window: a
-        step reads each head's window as one contiguous block.
+        An array a layer: a layer's part of a larger one would be copied before it is multiplied. A step multiplies with each
+        head's keys and values as they lie, a contiguous block each: both products run along the last axis.
         """
         c = self.config
         c.check_context(window)
-        shape = (batch, c.kv_heads, window, c.head_width)
-        return tuple((jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype)) for _ in range(c.layers))
+        heads, width = (batch, c.kv_heads), c.head_width
+        keys, values = (*heads, width, window), (*heads, window, width)
+        return tuple((jnp.zeros(keys, c.dtype), jnp.zeros(values, c.dtype)) for _ in range(c.layers))
 
     def step(self, tokens_BxC, start_B, cache):
         """Feeds C tokens a slot: returns logits [B, C, V] float32 and the cache with their keys and values written.
@@ -327,7 +329,7 @@ class Llama(nnx.Module):
         x_BxCxD, written = self.embed(tokens_BxC), []
         at_BxC = start_B[:, None] + jnp.arange(tokens_BxC.shape[1])
         turns_BxCx1x2xE = self.turns(at_BxC)
-        bias_BxCxW = jnp.where(jnp.arange(cache[0][0].shape[2]) <= at_BxC[..., None], 0.0, -1e30).astype(jnp.float32)
+        bias_BxCxW = jnp.where(jnp.arange(cache[0][1].shape[2]) <= at_BxC[..., None], 0.0, -1e30).astype(jnp.float32)
         for number, layer_cache in enumerate(cache):
             layer = nnx.merge(graphdef, jax.tree.map(operator.itemgetter(number), state))
             x_BxCxD, layer_cache = layer.step(x_BxCxD, start_B, turns_BxCx1x2xE, bias_BxCxW, layer_cache)

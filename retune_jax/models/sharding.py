@@ -18,7 +18,7 @@ from retune_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
-CACHE = PartitionSpec(("data", "fsdp"), "tensor")  # [slots, kv_heads, window, head_width]
+CACHE = PartitionSpec(("data", "fsdp"), "tensor")  # [slots, kv_heads, ...]
 
 # A leading None is the layer axis of the scanned layers.
 RULES = (
