@@ -32,7 +32,7 @@ from retune_jax.decoding.result import Work
 from retune_jax.protocol import STATUSES
 
 # A slot's status: an index into STATUSES once its problem has ended, before that one of these two.
-SHORTEST = 64  # tokens of the smallest active window
+SHORTEST = 96  # tokens of the smallest active window; a smaller one saves less than compiling it takes
 
 RUNNING, ENDED = -1, -2
 OK, BAD_CALL, MAX_DEPTH, CONTEXT_FULL, STACK_FULL, TOKEN_BUDGET, CALL_BUDGET, CYCLE = range(len(STATUSES))
@@ -51,6 +51,7 @@ class Slots:
         need_B: the length that the active window has to have for the slot to go on.
         source_B: index from which the next guess is copied; 0: from nowhere (draft.py).
         returned_B: 1 where the segment stands behind a returned value, 0 in the first of a context.
+        clue_B: there, a hash of the value's first token and of the item by which caller and callee differ; else 0 (draft.py).
 
     Of the problem:
         status_B: RUNNING, ENDED (the segment has met EOS and waits for a transition) or an index into STATUSES.
@@ -80,6 +81,7 @@ class Slots:
     need_B: jax.Array
     source_B: jax.Array
     returned_B: jax.Array
+    clue_B: jax.Array
     status_B: jax.Array
     problem_B: jax.Array
     used_B: jax.Array
@@ -157,6 +159,7 @@ def create(model, config: DecoderConfig, live: int, memory) -> State:
         need_B=empty(),
         source_B=empty(),
         returned_B=empty(),
+        clue_B=empty(),
         status_B=empty(),
         problem_B=empty(),
         used_B=empty(),

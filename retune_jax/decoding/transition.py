@@ -23,7 +23,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from retune_jax.decoding import memo, move, result
+from retune_jax.decoding import draft, memo, move, result
 from retune_jax.decoding.config import DecoderConfig
 from retune_jax.decoding.reading import Reading, Tables, Words, read
 from retune_jax.decoding.state import (
@@ -180,6 +180,7 @@ def transition(
             need_B=jnp.maximum(jnp.where(waits_B, length_B, known_B), pick(known_BF, depth_B - 1)),
             source_B=jnp.where(goes_on_B, jnp.where(call_B, 0, value_B), slots.source_B),
             returned_B=jnp.where(goes_on_B, ~call_B, slots.returned_B),
+            clue_B=jnp.where(goes_on_B, jnp.where(return_B, draft.clue(tokens_BX, value_B, alike_B), 0), slots.clue_B),
             status_B=status_B,
             calls_B=slots.calls_B + call_B + spared_calls_B,
             used_B=slots.used_B + spared_B,
