@@ -33,6 +33,7 @@ from retune_jax.protocol import ANSWER, STATUSES, Context
 REPORT = ("status", "need", "tokens", "calls", "depth", "logged", *Work._fields)
 LOGGED = REPORT.index("logged")
 FULL = STATUSES.index("context_full")
+PATIENCE = 128  # passes with longer windows than need be, before shorter ones are compiled: about what compiling takes
 
 
 @partial(jax.jit, static_argnames=("graphdef", "words", "config", "mesh"), donate_argnames=("state",))
@@ -136,6 +137,8 @@ class RecursiveDecoder:
         self._graphdef, self._params = nnx.split(model)
         self._axes = window_axes(model)
         self._rest: tuple[State, int] | None = None
+        self._compiled: set[int] = set()  # lengths of active windows, and for others the passes that they would have served
+        self._missed: Counter[int] = Counter()
         kept = dataclasses.replace(config, stack="keep")
         shapes = jax.eval_shape(partial(_create, self._graphdef, kept, config.window), self._params)
         self.need = memory.need(shapes, self._params, config, len(self._pieces))
@@ -274,6 +277,11 @@ class RecursiveDecoder:
         """The state with active windows for contexts of `need` tokens, and what one advance may add to them."""
         wanted = min(need + self.config.tokens_per_step, self.config.window)
         fitting = next(size for size in windows(self.config) if size >= wanted)
+        if fitting not in self._compiled and any(size >= wanted for size in self._compiled):
+            self._missed[fitting] += self.config.steps_per_advance
+            if self._missed[fitting] < PATIENCE:
+                fitting = min(size for size in self._compiled if size >= wanted)
+        self._compiled.add(fitting)
         if fitting != live:
             tokens_BX, cache = resize(self.config, fitting, self._axes, state.slots.tokens_BX, state.cache)
             state = dataclasses.replace(state, slots=dataclasses.replace(state.slots, tokens_BX=tokens_BX), cache=cache)
