@@ -72,9 +72,10 @@ def prepare(folder, module, words):
     places = []
     if module not in ("retune_jax.train", "retune_jax.study", "retune_jax.sweep"):
         places += [(place, "run") for place in (*flags.get("workdirs", "").split(","), flags.get("workdir")) if place]
+    places += [(place, "run") for place in flags.get("runs", "").split(",") if place and "study" in module]
     places += [(flags[key], "base") for key in ("config.base", "base") if flags.get(key) not in (None, "tiny", "random")]
     for place, kind in places:
-        begun = module == "retune_jax.evaluation.figure" and not (folder / place / "eval.json").exists()
+        begun = module in ("retune_jax.evaluation.figure", "retune_jax.study") and not (folder / place / "eval.json").exists()
         if begun or not (folder / place).exists():  # a command before may have begun a run there, without results
             shutil.copytree(folder / kind, folder / place, dirs_exist_ok=True)
     if "file" in flags and not (folder / flags["file"]).exists():
