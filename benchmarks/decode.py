@@ -14,6 +14,9 @@ the fastest and the slowest; a way that takes over a minute is run once.
     decoder           this project, memo off; then without guesses, with the memo, with callers recomputed, with every segment's
                       log-probability, and with a quarter of the slots, refilled as problems end or only when all have ended
 
+`--true_task` takes any run's weights and has all ways write the true solutions of a task (true_text.py, and the pipeline's
+`given`): the passes and choices are made as ever, and the true tokens taken. So problems can be timed that no run solves.
+
 The share is of the machine's product rate: the operations that the text takes where every token is fed once, over the
 seconds, over what a large float32 matrix product reaches.
 
@@ -38,6 +41,7 @@ import numpy as np
 from absl import app, flags
 from decode_tables import growth, table
 from flax import nnx
+from true_text import TrueText
 
 from retune_jax import config as recipes
 from retune_jax import disk, tasks
@@ -53,6 +57,7 @@ LENGTH = flags.DEFINE_string("length", "20", "Length of the problems, or several
 PROBLEMS = flags.DEFINE_integer("problems", 64, "How many.")
 RUNS = flags.DEFINE_integer("runs", 5, "Runs of each way; a way that takes over a minute is run once.")
 FEW = flags.DEFINE_integer("few", 0, "Problems of the ways that take one by one; 0: a sixteenth.")
+TRUE_TASK = flags.DEFINE_string("true_task", "", "A task whose true solutions are written in the place of the model's text.")
 ONLY = flags.DEFINE_multi_string("only", [""], "Only the way of this name, or those that begin like this; may be repeated.")
 BATCHES = flags.DEFINE_list("batches", ["16", "32", "64"], "Problems of a batch, level by level.")
 AGAIN = flags.DEFINE_bool("again", False, "Measure ways that have been measured, too.")
@@ -63,21 +68,25 @@ MINUTE = 60.0
 def main(_):
     """The command line."""
     config, model, tokenizer = runs.load_model(Path(WORKDIR.value), sharding.fitting_mesh(-1, 1, 1))
-    task, rng, lengths = tasks.get(config.task), np.random.default_rng(0), recipes.read_lengths(LENGTH.value)
+    task, rng, lengths = tasks.get(TRUE_TASK.value or config.task), np.random.default_rng(0), recipes.read_lengths(LENGTH.value)
     problems = [task.sample(rng, lengths[n % len(lengths)]) for n in range(PROBLEMS.value)]
     prompts = [task.question(problem, config.method) for problem in problems]
+    trees = [task.written(problem, config.method) for problem in problems] if TRUE_TASK.value else []
+    given = [[text for _, text in tree.turns()] for tree in trees] or None
     config = config.copy_and_resolve_references().unlock()
+    config.task = TRUE_TASK.value or config.task
     config.eval.lengths, config.eval.problems_per_length = str(max(lengths)), 1
     sized = sizes.for_problems(config, tokenizer, problems)
     sized = dataclasses.replace(sized, memo=0, stack="keep", slots=min(sized.slots, len(problems)))
     merged, report = lora.merge(model), Report(Path(OUTPUT.value))
-    case = report.case(task.name, LENGTH.value, len(prompts), fingerprint(merged))
+    case = report.case(task.name, LENGTH.value, len(prompts), fingerprint(merged) + ", true text" * bool(given))
+    ours_model = TrueText(merged, tokenizer, trees) if given else merged
 
     def decoder(parts: int = 1, **changes) -> Callable[[], list[Result]]:
         made = []
 
         def solve():
-            made[:] = made or [RecursiveDecoder(merged, tokenizer, dataclasses.replace(sized, **changes))]
+            made[:] = made or [RecursiveDecoder(ours_model, tokenizer, dataclasses.replace(sized, **changes))]
             share = len(prompts) // parts
             return [
                 result for first in range(0, len(prompts), share) for result in made[0].solve(prompts[first : first + share])
@@ -106,7 +115,7 @@ def main(_):
                 with tempfile.TemporaryDirectory() as folder:
                     exporting.export_hf(Path(WORKDIR.value), Path(folder) / "hf")
                     pipeline = Pipeline(str(Path(folder) / "hf"), tokenizer, sized)
-            return pipeline.solve(prompts[:few], batch, **options)
+            return pipeline.solve(prompts[:few], batch, given=given, **options)
 
         solve.first = lambda: theirs(1, 1, **options)()  # loads, and lets the libraries settle
         return solve
@@ -117,6 +126,8 @@ def main(_):
         "one by one, prompt lookup": theirs(few, 1, prompt_lookup_num_tokens=10),
         "one by one, kept": theirs(few, 1, keep=True),
     }
+    if given:
+        del ways["one by one, prompt lookup"]  # which guesses what is not taken
     ways |= {f"level by level, {batch} a batch": theirs(len(prompts), batch) for batch in batches}
     ways |= {f"level by level, kept, {batch} a batch": theirs(len(prompts), batch, keep=True) for batch in batches}
     if "texts" not in case:

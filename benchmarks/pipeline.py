@@ -10,7 +10,8 @@ A batch of contexts of unequal lengths is padded on the left. Where keys and val
 column, too: the batch feeds as many tokens of each context as the one with most to feed, so that of the others some are fed
 again. A loop of its own around the model's forward pass takes the place of `generate` there, with less work beside it.
 
-Limits are those of a `DecoderConfig`, so that a problem ends where the decoder ends it.
+Limits are those of a `DecoderConfig`, so that a problem ends where the decoder ends it. Where the text is given, the model's
+passes and choices are made as ever, and the given tokens are taken in the place of what was chosen.
 """
 
 import dataclasses
@@ -40,8 +41,8 @@ class Window:
 class Problem:
     """A problem's open contexts, outermost first, and what it has written."""
 
-    def __init__(self, pipeline: "Pipeline", prompt: str):
-        self.pipeline, self.limits, self.tokenizer = pipeline, pipeline.limits, pipeline.tokenizer
+    def __init__(self, pipeline: "Pipeline", prompt: str, given: list[str] | None):
+        self.limits, self.tokenizer, self.given = pipeline.limits, pipeline.tokenizer, given
         self.texts: list[str] = []
         self.calls = self.tokens = 0
         self.stack = [self.window(prompt)]
@@ -50,6 +51,10 @@ class Problem:
         """The window that a prompt opens."""
         ids = [self.tokenizer.bos, *self.tokenizer.encode(opening(prompt, self.limits.opening))]
         return Window(ids, tuple(ids))
+
+    def coming(self) -> list[int] | None:
+        """The ids of the next segment, where the text is given."""
+        return None if self.given is None else self.tokenizer.encode(self.given[len(self.texts)])
 
     def turn(self, ids: list[int], ended: bool):
         """Goes on behind a segment that the innermost context has written; `ended` says that it met EOS.
@@ -94,42 +99,51 @@ class Pipeline:
         self.tokenizer, self.limits = tokenizer, limits
         self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
-    def solve(self, prompts: list[str], batch: int, *, keep: bool = False, **options) -> list[list[str]]:
+    def solve(
+        self, prompts: list[str], batch: int, *, keep: bool = False, given: list[list[str]] | None = None, **options
+    ) -> list[list[str]]:
         """All segments of each problem, in the order in which they are written; `batch` problems at a time.
 
         Args:
             prompts: the problems.
             batch: how many of them.
             keep: whether suspended callers keep their keys and values.
+            given: the segments that each is to write, whatever the model would.
             **options: of `generate`, where they do not.
         """
-        problems = [Problem(self, prompt) for prompt in prompts]
+        problems = [Problem(self, prompt, given and given[number]) for number, prompt in enumerate(prompts)]
         with torch.inference_mode():
             for first in range(0, len(problems), batch):
                 going = problems[first : first + batch]
                 while going := [problem for problem in going if problem.stack]:
-                    rows = [problem.stack[-1] for problem in going]
-                    written = self.kept(rows) if keep else self.recomputed(rows, **options)
+                    rows, coming = [problem.stack[-1] for problem in going], [problem.coming() for problem in going]
+                    written = self.kept(rows, coming) if keep else self.recomputed(rows, coming, **options)
                     for problem, (ids, ended) in zip(going, written):
                         problem.turn(ids, ended)
         return [problem.texts for problem in problems]
 
-    def recomputed(self, rows: list[Window], **options) -> list[tuple[list[int], bool]]:
-        """What the model writes behind each window, and whether it came to EOS."""
+    def recomputed(self, rows: list[Window], coming: list, **options) -> list[tuple[list[int], bool]]:
+        """What the model writes behind each window, and whether it came to EOS; `coming` is what it is to write, or Nones."""
         longest, shortest = max(len(row.ids) for row in rows), min(len(row.ids) for row in rows)
         ids, mask = self._padded(rows, longest)
+        most = self.limits.window - shortest + 1  # EOS needs no room
+        if coming[0] is not None:
+            most = max(len(segment) for segment in coming) + 1
+            options["min_new_tokens"] = most
         written = self.model.generate(
             ids,
             attention_mask=mask,
             do_sample=False,
-            max_new_tokens=self.limits.window - shortest + 1,  # EOS needs no room
+            max_new_tokens=most,
             eos_token_id=self.tokenizer.eos,
             pad_token_id=self.tokenizer.eos,
             **options,
         )
+        if coming[0] is not None:
+            return [(segment, True) for segment in coming]
         return [self._to_eos(row) for row in written[:, longest:].tolist()]
 
-    def kept(self, rows: list[Window]) -> list[tuple[list[int], bool]]:
+    def kept(self, rows: list[Window], coming: list) -> list[tuple[list[int], bool]]:
         """As `recomputed`; the windows' keys and values are used, and kept up to their ends."""
         fed = max(len(row.ids) - row.length for row in rows)
         longest = max(len(row.ids) for row in rows)
@@ -138,12 +152,16 @@ class Pipeline:
         cache = DynamicCache(self._cache(rows, longest - fed)) if longest > fed else DynamicCache()
         tokens, done, room = ids[:, longest - fed :], torch.zeros(len(rows), dtype=torch.bool), self.limits.window
         positions, new = positions[:, longest - fed :], []
-        one = torch.ones(len(rows), 1, dtype=mask.dtype)
-        for _ in range(room - min(len(row.ids) for row in rows) + 1):
+        one, given = torch.ones(len(rows), 1, dtype=mask.dtype), None
+        if coming[0] is not None:
+            most = max(len(segment) for segment in coming) + 1
+            given = torch.tensor([segment + [self.tokenizer.eos] * (most - len(segment)) for segment in coming])
+        for at in range(room - min(len(row.ids) for row in rows) + 1):
             logits = self.model(
                 input_ids=tokens, attention_mask=mask, position_ids=positions, cache=cache, logits_to_keep=1
             ).logits
             tokens = logits[:, -1:].argmax(-1)
+            tokens = tokens if given is None else given[:, at : at + 1]
             new.append(tokens)
             done |= tokens[:, 0] == self.tokenizer.eos
             if done.all():
