@@ -1,7 +1,7 @@
 """Copies of keys and values between the active windows and the stack: what a call keeps and a return brings back.
 
 Copies go block by block, and only the blocks that are needed: those of the slots that call (or return) in this
-transition, up to the length of the caller. The loop's carry is the buffer that is written, so XLA updates it in place;
+transition, up to the length of the caller. A loop's carry is the buffer that it writes, so XLA updates it in place;
 the transition is the only place where the stack is touched at all.
 
 Shapes: B slots, H key-value heads.
@@ -66,12 +66,12 @@ def _copy_here(into, out_of, into_B, out_of_B, length_B, moves_B, axes, most, fr
     jobs_B = jnp.where(moves_B, -(-length_B // block), 0)
     end_B = jnp.cumsum(jobs_B)
 
-    def job(number, into):
-        slot = jnp.minimum(jnp.sum(end_B <= number), end_B.shape[0] - 1)
-        # The last block of a window must not pass its end; it covers some of the block before it again.
-        at = jnp.clip((number - (end_B[slot] - jobs_B[slot])) * block, 0, window - block)
+    def leaf(into, out_of, axis):
+        def job(number, into):
+            slot = jnp.minimum(jnp.sum(end_B <= number), end_B.shape[0] - 1)
+            # The last block of a window must not pass its end; it covers some of the block before it again.
+            at = jnp.clip((number - (end_B[slot] - jobs_B[slot])) * block, 0, window - block)
 
-        def leaf(into, out_of, axis):
             def start(token):
                 return (slot, *(token if other == axis else 0 for other in range(1, into.ndim)))
 
@@ -85,6 +85,7 @@ def _copy_here(into, out_of, into_B, out_of_B, length_B, moves_B, axes, most, fr
             piece = piece if to_space is None else jax.device_put(piece, to_space)
             return jax.lax.dynamic_update_slice(into, piece, start(into_B[slot] + at))
 
-        return jax.tree.map(leaf, into, out_of, jax.tree.unflatten(jax.tree.structure(into), axes))
+        return jax.lax.fori_loop(0, end_B[-1] if most is None else most, job, into)
 
-    return jax.lax.fori_loop(0, end_B[-1] if most is None else most, job, into)
+    # A loop a leaf: loops that know nothing of one another run side by side on a CPU.
+    return jax.tree.map(leaf, into, out_of, jax.tree.unflatten(jax.tree.structure(into), axes))
