@@ -17,8 +17,8 @@ def get_config(arguments: str = ""):
         config.eval.lengths = "1:60"
         if config.method in ("retune", "no_carry"):
             # Two phases: the sum is learned in a jump, which replay would put off; then replay, at a rate that has fallen.
-            config.data.update({"replay": 0.35, "replay_after": 700, "context_length": 512})
-            config.train.schedule = "linear"
+            config.data.update({"replay": 0.35, "replay_after": 1000, "context_length": 512})
+            config.train.update({"steps": 1400, "schedule": "linear", "loss": "sum"})
         elif config.method == "no_isolation":  # the whole recursion in one context: 30 digits take 2,600
             config.data.update({"sequence_length": 1024, "context_length": 1024})  # 15 digits take 842
             config.train.rows = 4

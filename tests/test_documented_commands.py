@@ -69,6 +69,8 @@ def commands(folder):
 def prepare(folder, module, words):
     """Puts a run or a base where the command says that there is one, and says where the command is to begin."""
     flags = dict(word.lstrip("-").split("=", 1) for word in words if word.startswith("--") and "=" in word)
+    if module == "retune_jax.train":
+        shutil.rmtree(folder / "runs", ignore_errors=True)  # what stood in for a run of that name, by another recipe
     places = []
     if module not in ("retune_jax.train", "retune_jax.study", "retune_jax.sweep"):
         places += [(place, "run") for place in (*flags.get("workdirs", "").split(","), flags.get("workdir")) if place]
