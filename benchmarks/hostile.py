@@ -17,9 +17,9 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+import prefix_hash
 from absl import app, flags
 from flax import nnx
 
@@ -52,13 +52,6 @@ CONFIG = DecoderConfig(
 AGAIN = {"slots": 37, "tokens_per_step": 5, "steps_per_advance": 11, "draft": False, "stack": "recompute", "memo": 512}
 
 
-def scatter(bits):
-    """A bijection of uint32 that leaves no pattern."""
-    bits = (bits ^ (bits >> 16)) * np.uint32(0x7FEB352D)
-    bits = (bits ^ (bits >> 15)) * np.uint32(0x846CA68B)
-    return bits ^ (bits >> 16)
-
-
 class Rubbish(nnx.Module):
     """Logits that are a hash of all tokens so far, plus a bias by the last token; `network` adds a real one's."""
 
@@ -67,24 +60,20 @@ class Rubbish(nnx.Module):
 
     def init_cache(self, batch: int, window: int):
         """One number a token, and the network's cache."""
-        return jnp.zeros((batch, 1, window, 1), jnp.uint32), self.network.init_cache(batch, window) if self.network else ()
+        return prefix_hash.empty(batch, window), self.network.init_cache(batch, window) if self.network else ()
 
     def step(self, tokens_BC, start_B, cache):
         """As `Llama.step`."""
         entries_B1W1, inner = cache
-        at_BC = (start_B[:, None] + jnp.arange(tokens_BC.shape[1])).astype(jnp.uint32)
-        new_BC = scatter(scatter(tokens_BC.astype(jnp.uint32) + np.uint32(self.seed + 1)) + at_BC * np.uint32(0x9E3779B9))
-        put = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice(old, new, (at,)))
-        entries_BW = put(entries_B1W1[:, 0, :, 0], new_BC, start_B)
-        old_BW = jnp.where(jnp.arange(entries_BW.shape[1]) < start_B[:, None], entries_BW, 0)
-        hash_BC = old_BW.sum(1, dtype=jnp.uint32)[:, None] + jnp.cumsum(new_BC, axis=1, dtype=jnp.uint32)
-        bits_BCV = scatter(hash_BC[..., None] ^ scatter(jnp.arange(self.bias_VV.shape[0], dtype=jnp.uint32)))
+        hash_BC, entries_B1W1 = prefix_hash.extended(entries_B1W1, tokens_BC, start_B, self.seed)
+        each_V = prefix_hash.scatter(jnp.arange(self.bias_VV.shape[0], dtype=jnp.uint32))
+        bits_BCV = prefix_hash.scatter(hash_BC[..., None] ^ each_V)
         logits_BCV = bits_BCV.astype(jnp.float32) * 2.0**-32 + self.bias_VV[...][tokens_BC]
         if self.network:
             # Rounded, because two schedules round differently, and a near tie would be another text.
             inner_BCV, inner = self.network.step(tokens_BC, start_B, inner)
             logits_BCV += jnp.round(inner_BCV * 4) / 4
-        return logits_BCV, (entries_BW[:, None, :, None], inner)
+        return logits_BCV, (entries_B1W1, inner)
 
 
 def kinds(tokens) -> dict[str, Rubbish]:

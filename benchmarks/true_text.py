@@ -7,26 +7,14 @@ call tree goes on with gets so much more that it is chosen; so every pass costs 
 import itertools
 from collections.abc import Iterable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+import prefix_hash
 from flax import nnx
 
 from retune_jax.protocol import SOLUTION, Context
 
 SURE = 1e4  # more than any other token's logit
-
-
-def scatter(bits):
-    """A bijection of uint32 that leaves no pattern; the same in NumPy and JAX."""
-    bits = (bits ^ (bits >> 16)) * np.uint32(0x7FEB352D)
-    bits = (bits ^ (bits >> 15)) * np.uint32(0x846CA68B)
-    return bits ^ (bits >> 16)
-
-
-def entry(token, position, seed: int):
-    """The number that stands for a token at a position; the hash of a context is the sum of its entries."""
-    return scatter(scatter(token + np.uint32(1 + seed)) + position * np.uint32(0x9E3779B9))
 
 
 class TrueText(nnx.Module):
@@ -45,7 +33,7 @@ class TrueText(nnx.Module):
                         ids.append(token)
                     ids.pop()  # EOS is not kept
         for self.seed in itertools.count():
-            known_N = np.array([hash_of(ids, self.seed) for ids in script], np.uint32)
+            known_N = np.array([prefix_hash.hash_of(ids, self.seed) for ids in script], np.uint32)
             if len(np.unique(known_N)) == len(known_N):
                 break
         order_N = np.argsort(known_N)
@@ -54,26 +42,15 @@ class TrueText(nnx.Module):
 
     def init_cache(self, batch: int, window: int):
         """As `Llama.init_cache`, and the numbers."""
-        return jnp.zeros((batch, 1, window, 1), jnp.uint32), self.network.init_cache(batch, window)
+        return prefix_hash.empty(batch, window), self.network.init_cache(batch, window)
 
     def step(self, tokens_BC, start_B, cache):
         """As `Llama.step`."""
         entries_B1W1, inner = cache
         logits_BCV, inner = self.network.step(tokens_BC, start_B, inner)
-        at_BC = (start_B[:, None] + jnp.arange(tokens_BC.shape[1])).astype(jnp.uint32)
-        new_BC = entry(tokens_BC.astype(jnp.uint32), at_BC, self.seed)
-        put = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice(old, new, (at,)))
-        entries_BW = put(entries_B1W1[:, 0, :, 0], new_BC, start_B)
-        old_BW = jnp.where(jnp.arange(entries_BW.shape[1]) < start_B[:, None], entries_BW, 0)
-        hash_BC = old_BW.sum(1, dtype=jnp.uint32)[:, None] + jnp.cumsum(new_BC, axis=1, dtype=jnp.uint32)
+        hash_BC, entries_B1W1 = prefix_hash.extended(entries_B1W1, tokens_BC, start_B, self.seed)
         known_N, next_N = self.known_N[...], self.next_N[...]
         at_BC = jnp.clip(jnp.searchsorted(known_N, hash_BC), 0, known_N.shape[0] - 1)
         next_BC = jnp.where(known_N[at_BC] == hash_BC, next_N[at_BC], 0)
         chosen_BCV = jnp.arange(logits_BCV.shape[-1]) == next_BC[..., None]
-        return logits_BCV + SURE * chosen_BCV, (entries_BW[:, None, :, None], inner)
-
-
-def hash_of(ids: Iterable[int], seed: int) -> int:
-    """The hash of a context of these ids."""
-    ids_N = np.array(list(ids), np.uint32)
-    return int(entry(ids_N, np.arange(len(ids_N), dtype=np.uint32), seed).sum(dtype=np.uint32))
+        return logits_BCV + SURE * chosen_BCV, (entries_B1W1, inner)
