@@ -114,7 +114,7 @@ function pick(at) {
   const entries = by("problems").children;
   for (const entry of entries) entry.setAttribute("aria-selected", "false");
   entries[at].setAttribute("aria-selected", "true");
-  entries[at].scrollIntoView({ block: "nearest" });
+  bringIntoSight(entries[at], by("problems"));
   by("problems").dataset.at = at;
   const { run, problem } = listed[at];
   tree.opening = run.opening;

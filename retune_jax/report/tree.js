@@ -129,8 +129,7 @@ class Tree {
     row.setAttribute("aria-selected", "true");
     row.tabIndex = 0;
     if (focus) row.focus({ preventScroll: true });
-    const [top, height] = [row.offsetTop - this.root.offsetTop, this.root.clientHeight];
-    if (top < this.root.scrollTop || top + row.offsetHeight > this.root.scrollTop + height) this.root.scrollTop = top - height / 3;
+    bringIntoSight(row, this.root);
     this.chosen = +row.dataset.index;
     this.shown(this.chosen);
   }
@@ -189,4 +188,10 @@ function contextView(problem, index, opening, reveal) {
   else if (verdictOf(context) === "passed") notes.push(["says passed", `Rightly computed from a wrong value: “${context.right_value}” is the true one.`]);
   for (const [kind, said] of notes) view.append(html("div", kind, said));
   return view;
+}
+
+// Scrolls a box until one of its rows is seen, and nothing but the box: the page stays where the reader is.
+function bringIntoSight(row, box) {
+  const [top, height] = [row.offsetTop - box.offsetTop, box.clientHeight];
+  if (top < box.scrollTop || top + row.offsetHeight > box.scrollTop + height) box.scrollTop = top - height / 3;
 }
