@@ -96,8 +96,9 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "wording": tasks.PAPER,  # how problems are asked: the name of one of the task's wordings, or "all"
                 "sequence_length": 512,  # tokens of a packed row
                 "context_length": 512,  # of the longest context; attention looks no farther
+                "gaps": 0,  # positions that a context of the task may take, with gaps (data/gaps.py); 0: one a token
                 "replay": 0.0,  # share of the examples that are the base's own text (data/corpus.py), not the task's
-                "replay_after": 0,  # steps (about) of the task alone, before replay begins
+                "replay_after": 0,  # steps (about) of the task alone, before replay and gaps begin
                 "replay_items": 60,  # of the longest list in that text
                 "repeats": 0.6,  # share of that text's lists in which stretches of items stand more than once
             },
@@ -277,6 +278,7 @@ def validate(config: ConfigDict):
     _at_least(config, "data.per_length", 0)
     if not 0 <= config.data.replay < 1:
         raise UserError(f"config.data.replay: {config.data.replay} is not in [0, 1)")
+    _at_least(config, "data.gaps", 0)
     _at_least(config, "data.replay_items", 1)
     _at_least(config, "data.replay_after", 0)
     if not 0 <= config.data.repeats <= 1:

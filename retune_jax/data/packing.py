@@ -4,7 +4,7 @@ First fit: some rows are open at a time; a context goes into the first that has 
 rows are handed out. Grain's `FirstFitPackIterDataset` does this. Its state holds no half-filled row: it is the place in
 the input where the open rows began, and restoring reads on from there, which gives the same rows bit for bit.
 
-Within a row each context has its own segment id (1, 2, …; 0 is padding) and its positions begin at 0: attention never
+Within a row each context has its own segment id (1, 2, …; 0 is padding) and positions of its own, from 0: attention never
 crosses from one context to another, and a context is computed as if it stood alone.
 
 Shape suffix: T tokens of a row.
@@ -20,13 +20,14 @@ OPEN_ROWS = 64
 
 
 # What a row holds for each token. One array of records is packed, not one array a field: a third of the work.
-TOKEN = np.dtype([("tokens", np.int32), ("targets", np.int32), ("weights", np.float32)])
+TOKEN = np.dtype([("tokens", np.int32), ("targets", np.int32), ("weights", np.float32), ("positions", np.int32)])
 
 
-def packable(encoded: dict) -> dict:
-    """Lays out what `encode` returns the way `pack` takes it."""
+def packable(encoded: dict, positions_T: np.ndarray | None = None) -> dict:
+    """Lays out what `encode` returns, and the positions (0, 1, 2, … by default), the way `pack` takes it."""
     context_T = np.empty(len(encoded["tokens_T"]), TOKEN)
-    for name in TOKEN.names:
+    context_T["positions"] = np.arange(len(context_T)) if positions_T is None else positions_T
+    for name in TOKEN.names[:-1]:
         context_T[name] = encoded[f"{name}_T"]
     return {"context_T": context_T, "segments": encoded["segments"]}
 
@@ -59,6 +60,5 @@ def pack(contexts: grain.IterDataset, sequence_length: int, *, seed: int, shuffl
 def _row(packed: dict) -> dict:
     return {f"{name}_T": packed["context_T"][name] for name in TOKEN.names} | {
         "segment_ids_T": packed["context_T_segment_ids"],
-        "positions_T": packed["context_T_positions"],
         "segments": np.int32(sum(packed["segments"])),
     }

@@ -1,6 +1,6 @@
 """The input pipeline: an endless, resumable stream of packed batches out of any random-access source of examples.
 
-    source -> shuffle -> mix with replay -> encode -> pack -> batch -> prefetch in a thread
+    source -> shuffle -> mix with replay -> encode, positions -> pack -> batch -> prefetch in a thread
 
 An example is {"inputs": list of str, "outputs": list of str}: `inputs[i]` is the text before the generated
 `outputs[i]`. A source is anything with `__len__` and `__getitem__`: a split of a prepared data set, or a plain list.
@@ -19,14 +19,17 @@ import statistics
 
 import grain
 import jax
+import numpy as np
 
 from retune_jax.data.encode import encode
+from retune_jax.data.gaps import positions
 from retune_jax.data.mixture import Mixture, Replay
 from retune_jax.data.packing import pack, packable
 from retune_jax.errors import UserError
 
 # Batches made ahead, so that the host works while the device does.
 PREFETCHED = 2
+DRAW = "draw"  # field of an example whose positions are to have gaps: the seed of what is drawn
 SAMPLED = 1000  # examples from which the tokens of a step's examples are estimated
 
 
@@ -41,6 +44,7 @@ def train_batches(
     seed: int,
     shuffle: bool = True,
     replay: Replay | None = None,
+    gaps: int = 0,
 ) -> grain.DatasetIterator:
     """Makes the stream of training batches.
 
@@ -55,10 +59,12 @@ def train_batches(
         shuffle: False keeps the source's order (for a source whose order is a curriculum).
         replay: what to mix in, unshuffled. It begins at the example that is about the first of its step: how many
             examples fill a step is estimated from the first ones.
+        gaps: positions that a context of the source may take, with gaps (gaps.py), from the example on at which replay begins;
+            0: as many as it has tokens.
 
     Returns:
         Iterator of dictionaries of numpy arrays: tokens_BT, targets_BT, segment_ids_BT (1, 2, … within a row, 0 for
-        padding), positions_BT (from 0 in each context), all int32, weights_BT float32, and segments_B int32 (generated
+        padding), positions_BT (rising from 0 in each context), all int32, weights_BT float32, and segments_B int32 (generated
         segments in each row). `get_state()` gives a dictionary that JSON can hold, `set_state(state)` goes on from
         there. `close()` ends the prefetching thread.
 
@@ -69,12 +75,16 @@ def train_batches(
     if shuffle:
         examples = examples.shuffle()
     examples = examples.repeat()
-    if replay:
-        first = [encode(tokenizer, examples[i], weigh) for i in range(SAMPLED if replay.after else 1)]
+    after = 0
+    if replay and replay.after:
+        first = [encode(tokenizer, examples[i], weigh) for i in range(SAMPLED)]
         tokens = statistics.fmean(len(encoded["tokens_T"]) for encoded in first)
         after = round(replay.after * rows * sequence_length / tokens)
+    if gaps:
+        examples = examples.map_with_index(lambda i, example: {**example, DRAW: (seed, i)} if i >= after else example)
+    if replay:
         examples = grain.MapDataset.source(Mixture(examples, replay.source, replay.share, after))
-    encoder = Encoder(tokenizer, min(context_length, sequence_length), weigh)
+    encoder = Encoder(tokenizer, min(context_length, sequence_length), weigh, gaps)
     # One thread does it all, at the end of the chain: the work holds the interpreter's lock.
     contexts = examples.map(encoder).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     packed = pack(contexts, sequence_length, seed=seed, shuffle=shuffle)
@@ -90,10 +100,11 @@ def place(batch: dict, sharding: jax.sharding.Sharding) -> dict:
 class Encoder(grain.transforms.Map):
     """`encode` as a step of the pipeline, which names a context that does not fit."""
 
-    def __init__(self, tokenizer, context_length: int, weigh: str):
+    def __init__(self, tokenizer, context_length: int, weigh: str, span: int):
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.weigh = weigh
+        self.span = span
 
     def map(self, element: dict) -> dict:
         """Example to arrays; raises UserError for one that is too long."""
@@ -104,7 +115,8 @@ class Encoder(grain.transforms.Map):
                 f"config.data.context_length: a context of {length} tokens does not fit into "
                 f"{self.context_length}: {element['inputs'][0].strip()!r}"
             )
-        return packable(encoded)
+        gaps = positions(np.random.default_rng(element[DRAW]), length, self.span) if DRAW in element else None
+        return packable(encoded, gaps)
 
 
 def _batch(rows: dict) -> dict:

@@ -85,6 +85,7 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
         seed=config.seed,
         shuffle=config.task != recipes.PRETRAINING,  # the corpus comes in the order in which it is to be learned
         replay=replay(config),
+        gaps=config.data.gaps,
     )
     rows_over_mesh = NamedSharding(mesh, sharding.BATCH)
 
