@@ -75,13 +75,6 @@ def test_replayed_text_has_no_gaps():
     batches.close()
 
 
-def test_gaps_begin_with_the_replay():
-    batches = stream(60, Replay(OTHER, share=0.5, after=60))
-    wide = [any(len(p) < p[-1] + 1 for _, p in contexts(next(batches))) for _ in range(240)]
-    assert not any(wide[:20]) and all(wide[110:])
-    batches.close()
-
-
 def test_a_stream_with_gaps_goes_on_bit_for_bit():
     whole, part = stream(60), stream(60)
     for _ in range(9):

@@ -59,8 +59,7 @@ def train_batches(
         shuffle: False keeps the source's order (for a source whose order is a curriculum).
         replay: what to mix in, unshuffled. It begins at the example that is about the first of its step: how many
             examples fill a step is estimated from the first ones.
-        gaps: positions that a context of the source may take, with gaps (gaps.py), from the example on at which replay begins;
-            0: as many as it has tokens.
+        gaps: positions that a context of the source may take, with gaps (gaps.py); 0: as many as it has tokens.
 
     Returns:
         Iterator of dictionaries of numpy arrays: tokens_BT, targets_BT, segment_ids_BT (1, 2, … within a row, 0 for
@@ -75,14 +74,12 @@ def train_batches(
     if shuffle:
         examples = examples.shuffle()
     examples = examples.repeat()
-    after = 0
-    if replay and replay.after:
-        first = [encode(tokenizer, examples[i], weigh) for i in range(SAMPLED)]
+    if gaps:
+        examples = examples.map_with_index(lambda i, example: {**example, DRAW: (seed, i)})
+    if replay:
+        first = [encode(tokenizer, examples[i], weigh) for i in range(SAMPLED if replay.after else 1)]
         tokens = statistics.fmean(len(encoded["tokens_T"]) for encoded in first)
         after = round(replay.after * rows * sequence_length / tokens)
-    if gaps:
-        examples = examples.map_with_index(lambda i, example: {**example, DRAW: (seed, i)} if i >= after else example)
-    if replay:
         examples = grain.MapDataset.source(Mixture(examples, replay.source, replay.share, after))
     encoder = Encoder(tokenizer, min(context_length, sequence_length), weigh, gaps)
     # One thread does it all, at the end of the chain: the work holds the interpreter's lock.
