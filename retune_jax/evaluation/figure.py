@@ -47,8 +47,6 @@ def _panel(axes, reports: Sequence[dict]):
     """The curves of one task."""
     shortest, longest = reports[0]["trained_lengths"]
     axes.axvspan(shortest - 0.5, longest + 0.5, color="#1b6ca8", alpha=0.08, lw=0)
-    edge = axes.annotate("trained", (longest + 0.5, 0.5), xytext=(-2, 0), textcoords="offset points", rotation=90)
-    edge.set(ha="right", va="center", fontsize=8, color="#44617a")
     for report in reports:
         rows = report["rows"]
         lengths = [row["length"] for row in rows]
@@ -56,7 +54,7 @@ def _panel(axes, reports: Sequence[dict]):
         axes.fill_between(lengths, [row["low"] for row in rows], [row["high"] for row in rows], color=colour, alpha=0.18, lw=0)
         axes.plot(lengths, [row["accuracy"] for row in rows], color=colour, marker=".", ms=4, lw=1.4, label=report["method"])
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="length of the problem", ylim=(-0.03, 1.03))
+    axes.set(xlabel="length of the problem (shaded: trained)", ylim=(-0.03, 1.03))
     axes.set_title(reports[0]["task"].replace("_", " "), loc="left", fontsize=11)
     axes.grid(axis="y", color="#dddddd", lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)

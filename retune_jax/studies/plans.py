@@ -144,7 +144,7 @@ def fit(config: ConfigDict, like: ConfigDict, *, devices: int, quick: bool):
         tokens = like.train.rows * like.data.sequence_length * (QUICK_SHARE_OF_TOKENS if quick else 1)
         config.train.update({key: value for key, value in like.train.items() if key not in ("rows", "accumulate")})
         config.train.rows = unit * max(1, int(tokens / config.data.sequence_length / unit))
-        config.data.update({"replay": 0.0, "replay_after": 0})
+        config.data.update({"replay": 0.0, "replay_after": 0, "gaps": 0})
         if small:
             steps = QUICK_STEPS if quick else max(1, round(like.train.steps * SHARE_OF_STEPS))
             config.train.update({"steps": steps, "warmup": min(config.train.warmup, steps // 4)})

@@ -106,6 +106,7 @@ def draw(axis: str, rows: Sequence[dict], path: Path):
         if _numbers(places):
             axes.set_xscale("log")
             axes.minorticks_off()
+            axes.set_xlim(0.8 * min(places), 1.25 * max(places))
         axes.set_xticks(places if _numbers(places) else range(len(places)), list(map(str, places)))
         axes.set(xlabel=axis, ylim=(-0.03 if _numbers(places) else 0, 1.03))
         axes.set_title("trained lengths" if name == "trained" else "longer problems", loc="left", fontsize=10)
