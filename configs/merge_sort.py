@@ -14,7 +14,7 @@ def get_config(arguments: str = ""):
     config = recipe(arguments, task="merge_sort", small=1.0)
     if config.model.startswith("tiny"):
         config.data.context_length = 192  # 8 items take 140, and as a scratchpad 160
-        config.train.update({"steps": 600, "rows": 8})
+        config.train.update({"steps": 600, "rows": 8, "loss": "sum"})
         config.eval.lengths = "1:24"
         if config.method == "no_isolation":  # the whole recursion in one context
             config.data.update({"sequence_length": 1024, "context_length": 640})  # 8 items take 530

@@ -14,7 +14,7 @@ def get_config(arguments: str = ""):
     config = recipe(arguments, task="multiplication", small=1.0)
     if config.model.startswith("tiny"):
         config.data.context_length = 128  # 3 digits take 100
-        config.train.update({"steps": 600, "rows": 8})
+        config.train.update({"steps": 600, "rows": 8, "loss": "sum"})
         config.eval.lengths = "1:9"
         if config.method == "scratchpad":  # every value of the recursion: 9 digits take 2,600
             config.data.context_length = 256  # 3 digits take 190

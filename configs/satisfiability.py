@@ -14,7 +14,7 @@ def get_config(arguments: str = ""):
     config = recipe(arguments, task="satisfiability", small=1.0)
     if config.model.startswith("tiny"):
         config.data.update({"sequence_length": 1024, "context_length": 512})  # 6 variables take 360
-        config.train.update({"steps": 600, "rows": 4})
+        config.train.update({"steps": 600, "rows": 4, "loss": "sum"})
         config.eval.lengths = "3:10"
         if config.method == "scratchpad":
             config.data.update({"sequence_length": 2048, "context_length": 2048})

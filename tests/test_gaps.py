@@ -31,9 +31,9 @@ def test_positions_rise_from_0_below_the_span_with_few_gaps(length, span):
         widest, plain = max(widest, found[-1]), plain + (found[-1] == length - 1)
     if 1 < length < span - 1:
         assert widest > length - 1 + 0.8 * (span - length), "the span is used"
-        assert 60 <= plain <= 150, "about a quarter has no gaps, and is what evaluation will ask"
+        assert 120 <= plain <= 190, "about half has no gap, and is what evaluation will ask"
     else:
-        assert plain >= 100
+        assert plain >= 120
 
 
 def stream(gaps, replay=None):
@@ -55,8 +55,7 @@ def test_gaps_change_positions_and_nothing_else():
         one, two = next(plain), next(wide)
         assert all((one[name] == two[name]).all() for name in one if name != POSITIONS)
         assert not two[POSITIONS][two["segment_ids_BT"] == 0].any()
-        for _, positions in contexts(one):
-            assert (positions == np.arange(len(positions))).all()
+        assert all((positions == np.arange(len(positions))).all() for _, positions in contexts(one))
         seen |= {tuple(positions) for _, positions in contexts(two)}
     assert max(positions[-1] for positions in seen) > 40
     assert len(seen) > 30, "each context has gaps of its own"
