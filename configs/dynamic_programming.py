@@ -19,7 +19,7 @@ def get_config(arguments: str = ""):
         if config.method in ("retune", "no_carry"):
             # Replay from the first step: there is no jump to wait for, as in addition, and lists are copied better in the end.
             config.data.update({"replay": 0.35, "replay_items": 30, "context_length": 512})
-            config.train.update({"steps": 2500, "schedule": "linear"})  # 1,650 of them the task's
+            config.train.update({"steps": 2500, "schedule": "linear"})  # 1,625 of them the task's
         elif config.method == "scratchpad":
             config.data.update({"sequence_length": 1024, "context_length": 1024})
             config.train.steps = 825  # of twice the tokens

@@ -23,12 +23,11 @@ OPEN_ROWS = 64
 TOKEN = np.dtype([("tokens", np.int32), ("targets", np.int32), ("weights", np.float32), ("positions", np.int32)])
 
 
-def packable(encoded: dict, positions_T: np.ndarray | None = None) -> dict:
-    """Lays out what `encode` returns, and the positions (0, 1, 2, … by default), the way `pack` takes it."""
-    context_T = np.empty(len(encoded["tokens_T"]), TOKEN)
-    context_T["positions"] = np.arange(len(context_T)) if positions_T is None else positions_T
-    for name in TOKEN.names[:-1]:
-        context_T[name] = encoded[f"{name}_T"]
+def packable(encoded: dict, positions_T: np.ndarray) -> dict:
+    """Lays out what `encode` returns, and the positions of its tokens, the way `pack` takes it."""
+    context_T, arrays = np.empty(len(positions_T), TOKEN), {**encoded, "positions_T": positions_T}
+    for name in TOKEN.names:
+        context_T[name] = arrays[f"{name}_T"]
     return {"context_T": context_T, "segments": encoded["segments"]}
 
 

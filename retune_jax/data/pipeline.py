@@ -112,8 +112,9 @@ class Encoder(grain.transforms.Map):
                 f"config.data.context_length: a context of {length} tokens does not fit into "
                 f"{self.context_length}: {element['inputs'][0].strip()!r}"
             )
-        gaps = positions(np.random.default_rng(element[DRAW]), length, self.span) if DRAW in element else None
-        return packable(encoded, gaps)
+        if DRAW in element:
+            return packable(encoded, positions(np.random.default_rng(element[DRAW]), length, self.span))
+        return packable(encoded, np.arange(length))
 
 
 def _batch(rows: dict) -> dict:
