@@ -3,10 +3,10 @@
 Beside a network's keys and values each token has an entry, in the same windows. The hash of a context is the sum of its
 entries, so that a single wrong one (a caller restored from the wrong place, a guess not overwritten) gives another hash.
 
-Shapes: B slots, C tokens of a step, W window.
+Shapes: B slots, C tokens of a step, W window, N tokens.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,10 @@ def entry(token, position, seed: int):
     return scatter(scatter(token + np.uint32(1 + seed)) + position * np.uint32(0x9E3779B9))
 
 
-def hash_of(ids: Iterable[int], seed: int) -> int:
-    """The hash of a context of these ids."""
-    ids_N = np.array(list(ids), np.uint32)
-    return int(entry(ids_N, np.arange(len(ids_N), dtype=np.uint32), seed).sum(dtype=np.uint32))
+def hashes_of(ids: Sequence[int], seed: int) -> np.ndarray:
+    """The hash of a context of these ids as it was after each of them: uint32 [N]."""
+    ids_N = np.array(ids, np.uint32)
+    return np.cumsum(entry(ids_N, np.arange(len(ids_N), dtype=np.uint32), seed), dtype=np.uint32)
 
 
 def empty(batch: int, window: int):
