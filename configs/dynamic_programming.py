@@ -15,13 +15,15 @@ def get_config(arguments: str = ""):
     if config.model.startswith("tiny"):
         config.lora.update({"rank": 32, "alpha": 32.0})
         config.train.update({"steps": 1650, "rows": 8, "loss": "sum"})
+        # Gaps come when the two computations are half learned, which they would put off.
+        config.data.update({"gaps": 400, "gaps_after": 800})
         config.eval.lengths = "2:24"
         if config.method in ("retune", "no_carry"):
             # Replay from the first step: there is no jump to wait for, as in addition, and lists are copied better in the end.
-            config.data.update({"replay": 0.35, "replay_items": 30, "context_length": 512})
+            config.data.update({"replay": 0.35, "replay_items": 30, "context_length": 512, "gaps_after": 1200})
             config.train.update({"steps": 2500, "schedule": "linear"})  # 1,625 of them the task's
         elif config.method == "scratchpad":
-            config.data.update({"sequence_length": 1024, "context_length": 1024})
+            config.data.update({"sequence_length": 1024, "context_length": 1024, "gaps_after": 400})
             config.train.steps = 825  # of twice the tokens
         elif config.method == "no_isolation":  # the whole recursion in one context: 12 items take 3,110
             config.data.update({"sequence_length": 1152, "context_length": 1152})  # 5 items take 1,000

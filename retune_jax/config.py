@@ -97,6 +97,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "sequence_length": 512,  # tokens of a packed row
                 "context_length": 512,  # of the longest context; attention looks no farther
                 "gaps": 0,  # positions that a context of the task may take, with gaps (data/gaps.py); 0: one a token
+                "gaps_after": 0,  # steps (about) without them
                 "replay": 0.0,  # share of the examples that are the base's own text (data/corpus.py), not the task's
                 "replay_after": 0,  # steps (about) of the task alone, before replay begins
                 "replay_items": 60,  # of the longest list in that text
@@ -279,6 +280,7 @@ def validate(config: ConfigDict):
     if not 0 <= config.data.replay < 1:
         raise UserError(f"config.data.replay: {config.data.replay} is not in [0, 1)")
     _at_least(config, "data.gaps", 0)
+    _at_least(config, "data.gaps_after", 0)
     _at_least(config, "data.replay_items", 1)
     _at_least(config, "data.replay_after", 0)
     if not 0 <= config.data.repeats <= 1:

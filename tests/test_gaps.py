@@ -36,9 +36,9 @@ def test_positions_rise_from_0_below_the_span_with_few_gaps(length, span):
         assert plain >= 120
 
 
-def stream(gaps, replay=None):
+def stream(gaps, replay=None, after=0):
     shape = {"sequence_length": 64, "context_length": 64, "rows": 2, "weigh": "sum", "seed": 0}
-    return pipeline.train_batches(TASK, tiny(), replay=replay, gaps=gaps, **shape)
+    return pipeline.train_batches(TASK, tiny(), replay=replay, gaps=gaps, gaps_after=after, **shape)
 
 
 def contexts(batch):
@@ -71,6 +71,16 @@ def test_replayed_text_has_no_gaps():
                 found += 1
                 assert (positions == np.arange(len(positions))).all()
     assert found > 30
+    batches.close()
+
+
+@pytest.mark.parametrize("replayed_from", [None, 0, 30, 90])
+def test_gaps_begin_at_about_their_step(replayed_from):
+    replay = None if replayed_from is None else Replay(OTHER, share=0.5, after=replayed_from)
+    batches = stream(60, replay, after=60)
+    wide = [any(len(p) < p[-1] + 1 for _, p in contexts(next(batches))) for _ in range(240)]
+    # Full rows come in batches, in random order; beside replay fewer of the source's contexts are in a batch.
+    assert not any(wide[:20]) and np.mean(wide[120:]) > 0.8
     batches.close()
 
 

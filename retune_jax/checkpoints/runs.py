@@ -239,7 +239,7 @@ def load_model(
     check_base(workdir, base)
     lora = weights.lora_config(config.lora)
     how = {"remat": "none", "context_length": None, "quantize": config.quantize}
-    model = weights.assemble(base, lora, **how, seed=config.seed, mesh=mesh)
+    model = weights.assemble(base, lora, **how, seed=config.seed, mesh=mesh, fresh=False)
     graphdef, params, rest = nnx.split(model, trained(lora), ...)  # type: ignore[misc]
     return config, nnx.merge(graphdef, _read(workdir, abstract(nnx.to_pure_dict(params)), checkpoint), rest), base.tokenizer
 

@@ -176,10 +176,12 @@ def assemble(
     mesh: jax.sharding.Mesh,
     attention: str = "xla",
     quantize: str = "none",
+    fresh: bool = True,
 ) -> Llama:
     """The model on the mesh: the base's weights, and an adapter fresh from `seed`, laid out by models/sharding.py.
 
-    Nothing is drawn that is not used: XLA leaves the base's random weights out where only the adapter is asked for.
+    Nothing is drawn that is not used: XLA leaves the base's random weights out where only the adapter is asked for. Where that
+    is not to be `fresh`, it has shapes and shardings only, for a checkpoint to fill in.
     """
 
     def initial(key, quantize=quantize):
@@ -194,7 +196,11 @@ def assemble(
         draw = jax.jit(lambda key: nnx.to_pure_dict(nnx.state(initial(key), filter)), out_shardings=like)
         return draw(key)
 
-    adapter = drawn(LoRAParam, sharding.shardings(adapter, mesh))
+    places = sharding.shardings(adapter, mesh)
+    if fresh:
+        adapter = drawn(LoRAParam, places)
+    else:
+        adapter = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), adapter, places)
     where = sharding.shardings(weights, mesh)
     if base.params is None:
         weights = drawn(nnx.Not(LoRAParam), where)

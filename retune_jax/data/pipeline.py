@@ -45,6 +45,7 @@ def train_batches(
     shuffle: bool = True,
     replay: Replay | None = None,
     gaps: int = 0,
+    gaps_after: int = 0,
 ) -> grain.DatasetIterator:
     """Makes the stream of training batches.
 
@@ -60,6 +61,7 @@ def train_batches(
         replay: what to mix in, unshuffled. It begins at the example that is about the first of its step: how many
             examples fill a step is estimated from the first ones.
         gaps: positions that a context of the source may take, with gaps (gaps.py); 0: as many as it has tokens.
+        gaps_after: step from about which there are any.
 
     Returns:
         Iterator of dictionaries of numpy arrays: tokens_BT, targets_BT, segment_ids_BT (1, 2, … within a row, 0 for
@@ -74,13 +76,16 @@ def train_batches(
     if shuffle:
         examples = examples.shuffle()
     examples = examples.repeat()
+    steps = {"replay": replay.after if replay else 0, "gaps": gaps_after if gaps else 0}
+    first = [encode(tokenizer, examples[i], weigh) for i in range(SAMPLED if any(steps.values()) else 1)]
+    per_step = rows * sequence_length / statistics.fmean(len(encoded["tokens_T"]) for encoded in first)
+    begin = {name: round(step * per_step) for name, step in steps.items()}  # index in the stream
     if gaps:
-        examples = examples.map_with_index(lambda i, example: {**example, DRAW: (seed, i)})
+        shared = max(0, begin["gaps"] - begin["replay"]) * (replay.share if replay else 0)
+        own = begin["gaps"] - round(shared)  # index among the source's examples
+        examples = examples.map_with_index(lambda i, example: {**example, DRAW: (seed, i)} if i >= own else example)
     if replay:
-        first = [encode(tokenizer, examples[i], weigh) for i in range(SAMPLED if replay.after else 1)]
-        tokens = statistics.fmean(len(encoded["tokens_T"]) for encoded in first)
-        after = round(replay.after * rows * sequence_length / tokens)
-        examples = grain.MapDataset.source(Mixture(examples, replay.source, replay.share, after))
+        examples = grain.MapDataset.source(Mixture(examples, replay.source, replay.share, begin["replay"]))
     encoder = Encoder(tokenizer, min(context_length, sequence_length), weigh, gaps)
     # One thread does it all, at the end of the chain: the work holds the interpreter's lock.
     contexts = examples.map(encoder).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))

@@ -86,6 +86,7 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
         shuffle=config.task != recipes.PRETRAINING,  # the corpus comes in the order in which it is to be learned
         replay=replay(config),
         gaps=config.data.gaps,
+        gaps_after=config.data.gaps_after,
     )
     rows_over_mesh = NamedSharding(mesh, sharding.BATCH)
 
