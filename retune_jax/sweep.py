@@ -6,6 +6,7 @@
 A run is judged by what it would write, not by solving: the share of first calls and of last answers that are exact to the last
 token, after the right text, at lengths in and beyond its training (evaluation/skills.py). That takes seconds, and its problems
 have a seed of their own, so that the run which is chosen can be evaluated afterwards on problems that had no say in the choice.
+Where no run gets beyond its training, the trained length decides, and where none writes anything exact, the training loss.
 
 What stands behind `--` goes to every run. The same command again goes on where it was stopped. In the end the workdir holds
 sweep.json and sweep.md, the best run first.
@@ -13,11 +14,13 @@ sweep.json and sweep.md, the best run first.
 
 import itertools
 import json
+import statistics
 import sys
 from pathlib import Path
 
 from retune_jax import cli, disk, tasks
 from retune_jax import config as recipes
+from retune_jax.checkpoints.runs import METRICS
 from retune_jax.errors import UserError
 from retune_jax.evaluation import skills
 from retune_jax.processes import call
@@ -56,6 +59,12 @@ def score(exact: dict[str, dict[str, float]], trained: int) -> float:
     return sum(shares) / len(shares)
 
 
+def last_loss(folder: Path) -> float:
+    """The training loss of a run's last steps, averaged over a tenth of its log."""
+    losses = [json.loads(line)["loss"] for line in (folder / METRICS).read_text().splitlines()]
+    return statistics.fmean(losses[-max(1, len(losses) // 10) :])
+
+
 def perform(recipe: str, workdir: Path, over: list[str], extra: list[str], lengths: str | None, problems: int):
     """Makes the runs that are not there yet, judges each, and writes the table.
 
@@ -90,8 +99,8 @@ def perform(recipe: str, workdir: Path, over: list[str], extra: list[str], lengt
             report = _read(folder / EXACT) | {"asked": asked}
             disk.write(folder / EXACT, json.dumps(report, indent=1) + "\n")
         line = {"settings": list(settings), "folder": folder.name, "score": score(report["exact"], trained)}
-        found.append(line | {"exact": report["exact"]})
-    found.sort(key=lambda run: -run["score"])  # type: ignore[operator]
+        found.append(line | {"loss": last_loss(folder), "exact": report["exact"]})
+    found.sort(key=lambda run: (-run["score"], -score(run["exact"], trained=0), run["loss"]))  # type: ignore[arg-type,operator]
     text = table(found)
     disk.write(workdir / MARKDOWN, text + "\n")
     disk.write(workdir / JSON, json.dumps({"recipe": recipe, "extra": extra, "runs": found}, indent=1) + "\n")
@@ -101,12 +110,14 @@ def perform(recipe: str, workdir: Path, over: list[str], extra: list[str], lengt
 def table(found: list[dict]) -> str:
     """The runs in Markdown, with their shares of exact calls and answers by length."""
     lengths = list(next(iter(found[0]["exact"].values())))
-    lines = [f"| settings | beyond | {' | '.join(lengths)} |", "|---" * (len(lengths) + 2) + "|"]
+    lines = [f"| settings | beyond | loss | {' | '.join(lengths)} |", "|---" * (len(lengths) + 3) + "|"]
     for run in found:
         cells = ("/".join(f"{shares[length]:.2f}" for shares in run["exact"].values()) for length in lengths)
-        lines.append(f"| {', '.join(run['settings']) or 'as it is'} | {run['score']:.3f} | {' | '.join(cells)} |")
+        scores = f"{run['score']:.3f} | {run['loss']:.3g}"
+        lines.append(f"| {', '.join(run['settings']) or 'as it is'} | {scores} | {' | '.join(cells)} |")
     names = " / ".join(name.removeprefix("task: ") for name in found[0]["exact"])
-    return "\n".join([*lines, "", f"{names}, exact; beyond: both right, averaged over the lengths beyond the trained ones."])
+    beyond = "beyond: both right, averaged over the lengths beyond the trained ones"
+    return "\n".join([*lines, "", f"{names}, exact; {beyond}; loss: of the last steps."])
 
 
 def _run(arguments: list[str]):

@@ -16,17 +16,20 @@ OVER = ["train.learning_rate=1e-3,3e-3", "lora.rank=8,16"]
 
 @pytest.fixture
 def commands(monkeypatch):
-    """The commands made; one that judges writes shares that grow with the rank and fall with the rate."""
-    seen = SimpleNamespace(made=[], code=0)
+    """The commands made; one that judges writes shares that grow with the rank and fall with the rate, times `share`."""
+    seen = SimpleNamespace(made=[], code=0, share=1.0)
 
     def call(command):
         module, flags = command[2], dict(flag.lstrip("-").partition("=")[::2] for flag in command[3:])
         seen.made.append(module.rpartition(".")[2])
         folder = Path(flags["workdir"])
         folder.mkdir(parents=True, exist_ok=True)
+        rate, rank = map(float, folder.name.removeprefix("learning_rate=").split("-rank="))
+        if module.endswith("train"):
+            losses = [9.0] * 18 + [rank, rank + 2 * rate]
+            (folder / "metrics.jsonl").write_text("".join(f'{{"loss": {loss}}}\n' for loss in losses))
         if module.endswith("skills"):
-            rate, rank = folder.name.split("-rank=")
-            share = float(rank) / 20 - 10 * float(rate.partition("=")[2])
+            share = seen.share * (rank / 20 - 10 * rate)
             lengths = flags["lengths"].split(",")
             shares = {name: dict.fromkeys(lengths, share) for name in (skills.CALLS, skills.ANSWERS)}
             Path(flags["output"]).write_text(json.dumps({"exact": shares}))
@@ -48,7 +51,14 @@ def test_every_combination_is_made_and_judged_and_the_best_comes_first(commands,
     assert [run["score"] for run in runs] == sorted((run["score"] for run in runs), reverse=True)
     assert runs[0]["settings"] == ["train.learning_rate=1e-3", "lora.rank=16"]
     lines = capsys.readouterr().out.split("\n")
-    assert lines[0].startswith("| settings | beyond | 21 | 25 |") and "rank=16" in lines[2]
+    assert lines[0].startswith("| settings | beyond | loss | 21 | 25 |") and "rank=16" in lines[2]
+
+
+def test_among_runs_with_nothing_exact_the_lower_loss_comes_first(commands, tmp_path):
+    commands.share = 0.0
+    runs = perform(tmp_path)
+    assert runs[0]["settings"] == ["train.learning_rate=1e-3", "lora.rank=8"]
+    assert [run["loss"] for run in runs] == pytest.approx([8.001, 8.003, 16.001, 16.003])
 
 
 def test_what_was_judged_is_not_judged_again_unless_other_lengths_are_asked_for(commands, tmp_path):
