@@ -98,8 +98,15 @@ def perform(recipe: str, workdir: Path, over: list[str], extra: list[str], lengt
             )
             report = _read(folder / EXACT) | {"asked": asked}
             disk.write(folder / EXACT, json.dumps(report, indent=1) + "\n")
-        line = {"settings": list(settings), "folder": folder.name, "score": score(report["exact"], trained)}
-        found.append(line | {"loss": last_loss(folder), "exact": report["exact"]})
+        found.append(
+            {
+                "settings": list(settings),
+                "folder": folder.name,
+                "score": score(report["exact"], trained),
+                "loss": last_loss(folder),
+                "exact": report["exact"],
+            }
+        )
     found.sort(key=lambda run: (-run["score"], -score(run["exact"], trained=0), run["loss"]))  # type: ignore[arg-type,operator]
     text = table(found)
     disk.write(workdir / MARKDOWN, text + "\n")

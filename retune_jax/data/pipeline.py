@@ -77,9 +77,11 @@ def train_batches(
         examples = examples.shuffle()
     examples = examples.repeat()
     steps = {"replay": replay.after if replay else 0, "gaps": gaps_after if gaps else 0}
-    first = [encode(tokenizer, examples[i], weigh) for i in range(SAMPLED if any(steps.values()) else 1)]
-    per_step = rows * sequence_length / statistics.fmean(len(encoded["tokens_T"]) for encoded in first)
-    begin = {name: round(step * per_step) for name, step in steps.items()}  # index in the stream
+    begin = dict.fromkeys(steps, 0)  # indices in the stream
+    if any(steps.values()):
+        first = [encode(tokenizer, examples[i], weigh) for i in range(SAMPLED)]
+        per_step = rows * sequence_length / statistics.fmean(len(encoded["tokens_T"]) for encoded in first)
+        begin = {name: round(step * per_step) for name, step in steps.items()}
     if gaps:
         shared = max(0, begin["gaps"] - begin["replay"]) * (replay.share if replay else 0)
         own = begin["gaps"] - round(shared)  # index among the source's examples
