@@ -13,13 +13,13 @@ def get_config(arguments: str = ""):
     """The run's configuration; `arguments` is `method=…,model=…,data=…`."""
     config = recipe(arguments, task="addition", small=0.1)
     if config.model.startswith("tiny"):
-        config.train.update({"steps": 1850, "rows": 8, "loss": "sum"})
-        config.data.gaps = 400  # so that a sum finds its first digits at any distance
+        config.train.update({"steps": 1000, "rows": 8, "loss": "sum"})
+        config.data.gaps = 600  # so that a sum finds its first digits at any distance
         config.eval.lengths = "1:60"
         if config.method in ("retune", "no_carry"):
             # Two phases: the sum is learned in a jump, which replay would put off; then replay, at a rate that has fallen.
-            config.data.update({"replay": 0.35, "replay_after": 1500, "context_length": 512})
-            config.train.update({"steps": 2000, "schedule": "linear"})  # 1,825 of them the task's
+            config.data.update({"replay": 0.35, "replay_after": 600, "context_length": 512})
+            config.train.update({"steps": 1100, "schedule": "linear"})  # 925 of them the task's
         elif config.method == "no_isolation":  # the whole recursion in one context: 30 digits take 2,600
             config.data.update({"sequence_length": 1024, "context_length": 1024})  # 15 digits take 842
             config.train.rows = 4

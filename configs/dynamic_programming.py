@@ -15,8 +15,8 @@ def get_config(arguments: str = ""):
     if config.model.startswith("tiny"):
         config.lora.update({"rank": 32, "alpha": 32.0})
         config.train.update({"steps": 1650, "rows": 8, "loss": "sum"})
-        # Gaps come when the two computations are half learned, which they would put off.
-        config.data.update({"gaps": 400, "gaps_after": 800})
+        # Gaps come when the computations are learned, which they would put off.
+        config.data.update({"gaps": 600, "gaps_after": 800})
         config.eval.lengths = "2:24"
         if config.method in ("retune", "no_carry"):
             # Replay from the first step: there is no jump to wait for, as in addition, and lists are copied better in the end.

@@ -63,9 +63,11 @@ def pretraining(arguments: str) -> ConfigDict:
     config.data = {
         "sequence_length": 128,
         "context_length": 128,
-        "examples": 10_000_000,
+        "examples": 20_000_000,
         "curriculum": ((0, 4),),  # (example, longest list), in order
         "repeats": 0.0,  # share of the lists in which stretches of items stand more than once
+        "gaps": 0,  # positions that a context may take, with gaps (data/gaps.py); 0: one a token
+        "workers": 0,  # processes that make batches; 0: a thread of this one
     }
     config.train.update({"optimizer": "muon", "learning_rate": 2e-2, "schedule": "constant", "loss": "sum"})
     return config.lock()
@@ -259,7 +261,9 @@ def validate(config: ConfigDict):
         raise UserError(f"config.eval.samples: {config.eval.samples} greedy samples are all the same; set decode.temperature")
     sizes = config.decode.to_dict()
     DecoderConfig(**{key: sizes["tokens_per_step"] if value is None else value for key, value in sizes.items()})
+    _at_least(config, "data.gaps", 0)
     if config.task == PRETRAINING:
+        _at_least(config, "data.workers", 0)
         if config.train.keep_best:
             raise UserError("config.train.keep_best: the corpus has no validation split to choose by")
         return
@@ -279,7 +283,6 @@ def validate(config: ConfigDict):
     _at_least(config, "data.per_length", 0)
     if not 0 <= config.data.replay < 1:
         raise UserError(f"config.data.replay: {config.data.replay} is not in [0, 1)")
-    _at_least(config, "data.gaps", 0)
     _at_least(config, "data.gaps_after", 0)
     _at_least(config, "data.replay_items", 1)
     _at_least(config, "data.replay_after", 0)

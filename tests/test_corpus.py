@@ -242,23 +242,32 @@ def check_expression(lists, given, output):
     """What a calculator says to an expression with items of the labelled lists; or that before a list."""
     asked = given.rstrip(":").rpartition("\n")[0].rpartition("\n")[2].strip()
     before = re.match(r"Put before (\w+): ", asked)
-    values = re.sub(r"(\w+)\[([01])\]", lambda m: str(lists[m[1]][int(m[2])]), asked[before.end() if before else 0 :])
+    values = re.sub(r"(\w+)\[([012])\]", lambda m: str(lists[m[1]][int(m[2])]), asked[before.end() if before else 0 :])
     number = r"(-?\d+)"
     rules = {
         number: lambda a: a,
         rf"{number} \+ {number}": lambda a, b: a + b,
         rf"max\({number}, {number}\)": max,
         rf"max\({number}, {number} \+ {number}\)": lambda a, b, c: max(a, b + c),
-        rf"{number} same as {number}": lambda a, b: "yes" if a == b else "no",
+        rf"{number} == {number}": lambda a, b: a == b,
+        rf"{number} == {number} \+ {number}": lambda a, b, c: a == b + c,
+        rf"{number} < {number} \+ {number}": lambda a, b, c: a < b + c,
     }
     [value] = [rule(*map(int, found.groups())) for form, rule in rules.items() if (found := re.fullmatch(form, values))]
     assert output == (f" {[value, *lists[before[1]]]}" if before else f" {value}")
 
 
 def labelled_lists(given):
-    """The lists on lines of their own that open an example: {label: its numbers}."""
+    """The lists that open an example, by label, {label: its numbers}; of a sentence, as `a` and `b`."""
     found = re.findall(r"(?:^ |\n)(\w+): \[([-\d, ]*)\](?=\n)", given)
+    found = found or list(zip("ab", re.findall(r"\[(-?\d[-\d, ]*)\]", given.partition("\n")[0])))
     return {name: [int(item) for item in items.split(", ") if item] for name, items in found}
+
+
+def check_lookup(named, asked, output):
+    """One of the labelled values that open an example."""
+    name = next((name for name in named if asked in [name, *(form.format(name) for form in corpus.LOOKUPS)]), None)
+    assert name and output == f" {named[name]}"
 
 
 def end(sentence, cue):
@@ -285,9 +294,11 @@ def check(example):
     """Raises AssertionError where an output is not what its input asks for; returns the skills that were asked for."""
     sentence = example["inputs"][0].split("\n")[0][1:]
     lists = labelled_lists(example["inputs"][0])
+    named = dict(re.findall(r"(?:^ |\n)(\w+): (\[[-\d, ]*\]|\d+)(?=\n)", example["inputs"][0]))
     skills = []
     for given, output in zip(example["inputs"], example["outputs"]):
         cue = given.rpartition("\n")[2].partition(":")[0]
+        asked = given.rpartition("\n")[0].rpartition("\n")[2].strip()
         if "\nForm: " in given:
             check_form(given, output)
             skills.append("form")
@@ -309,6 +320,9 @@ def check(example):
         elif cue in FIRST + LAST:
             assert output == f" {end(sentence, cue)}"
             skills.append("end")
+        elif len(named) > 1 and re.fullmatch(r"\w+: (\[.*\]|\d+)", sentence):
+            check_lookup(named, cue if not asked or ": " in asked else asked, output)
+            skills.append("lookup")
         else:
             assert len(skills) == 0 and cue in (*CUES, *WHOLE)
             check_rewriting(sentence, cue, output)
@@ -323,7 +337,8 @@ def test_every_output_is_what_its_input_asks_for(examples):
             skills.update(check(example))
         except AssertionError as error:
             raise AssertionError(f"{example}: {error}") from error
-    assert set(skills) == {"fact", "fact of an end", "prepend", "end", "rewriting", "whole", "line", "form", "expression"}
+    every = "fact, fact of an end, prepend, end, rewriting, whole, line, form, lookup, expression"
+    assert set(skills) == set(every.split(", "))
     assert min(skills.values()) > 500
 
 
@@ -336,7 +351,9 @@ def test_every_output_is_what_its_input_asks_for(examples):
         ([" [3, 2]\nNext: Go:"], [" [3, 2]\n"]),
         ([" Go: tree 1, row 23\nPut before: 4\nNext:"], [" tree 1, row 234"]),
         ([" Go: [3, 2]\nForm: tree Go row\nNext:"], [" tree [3] row\n"]),
+        ([" Go: [3, 2]\nDo: 4\nSay Go\nNext:"], [" 4"]),
         ([" Go: [3, 2]\nmax(Go[0], Go[1])\nNext:"], [" 2"]),
+        ([" Go: [3, 2]\nGo[0] == Go[1] + Go[1]\nNext:"], [" True"]),
     ],
 )
 def test_this_check_notices_what_is_no_skill(inputs, outputs):

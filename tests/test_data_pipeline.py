@@ -5,6 +5,7 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 from retune_jax import tasks, tokenizer
 from retune_jax.data.encode import encode
@@ -146,6 +147,29 @@ def test_every_epoch_has_each_example_once_in_another_order(tiny, stream):
 def test_unshuffled_stream_keeps_the_order_of_the_source(tiny, stream):
     batches = stream(distinct(100), rows=1, sequence_length=20, shuffle=False)
     assert [numbers(tiny, next(batches))[0] for _ in range(250)] == [n % 100 for n in range(250)]
+
+
+def test_workers_share_the_examples_and_go_on_bit_for_bit(stream):
+    """One worker's batches are those of the thread; of two, each packs its own half."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's processes take flags
+    source = distinct(4000)
+    ours, one, two = (stream(source, shuffle=False, workers=workers) for workers in (0, 1, 2))
+    batches = [next(two) for _ in range(4)]
+    for _ in range(3):
+        expected, found = next(ours), next(one)
+        assert all((expected[name] == found[name]).all() for name in expected)
+    seen = Counter(context for batch in batches for context in contexts(batch))
+    assert set(seen.values()) == {1}
+    again = stream(source, shuffle=False, workers=2)
+    for _ in range(2):
+        next(again)
+    state = json.loads(json.dumps(again.get_state()))
+    restored = stream(source, shuffle=False, workers=2)
+    restored.set_state(state)
+    for batch in batches[2:]:
+        found = next(restored)
+        assert all((batch[name] == found[name]).all() for name in batch)
 
 
 def test_no_example_is_lost_or_repeated_when_the_number_of_processes_changes(tiny, stream):

@@ -10,11 +10,12 @@ import time
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from flax import nnx
 from launched import ROOT, SHAPE
 
+from retune_jax import cli, config_file, tokenizer
 from retune_jax import config as recipes
-from retune_jax import config_file, tokenizer
 from retune_jax.checkpoints import runs, weights
 from retune_jax.errors import UserError
 from retune_jax.evaluation import run
@@ -215,6 +216,25 @@ def test_all_weights_are_trained_where_there_is_no_adapter(config, tmp_path, sha
     assert all(jax.tree.leaves(changed))
     _, model, _ = runs.load_model(tmp_path, sharding.make_mesh(-1, 1, 1))
     jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(nnx.state(model)), after.params)
+
+
+def test_a_base_is_made_by_stages_and_a_stage_goes_on_where_it_stopped(tmp_path):
+    """As configs/base.py has it, but small: batches from a process of their own, with gaps; each stage from the one before."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's processes take flags
+
+    def stage(number, name, steps):
+        config = cli.configuration(f"{ROOT}/configs/base.py:stage={number}", [])
+        config.base = "random" if number == 1 else str(tmp_path / "whole" / "base")
+        config.data.update({"sequence_length": 256, "context_length": 256, "gaps": 512, "workers": 1, "curriculum": ((0, 4),)})
+        config.train.update({"steps": steps, "rows": 4, "attention": "flash", "save_every": 2, "schedule": "constant"})
+        loop.train(config, tmp_path / name)
+        return (tmp_path / name / "base" / "weights.safetensors").read_bytes()
+
+    whole = stage(1, "whole", 4)
+    assert stage(1, "parts", 2) != whole
+    assert stage(1, "parts", 4) == whole
+    assert stage(2, "second", 1) != whole
 
 
 def test_every_mesh_gives_the_same_losses(whole, config, tmp_path):

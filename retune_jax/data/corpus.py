@@ -3,13 +3,14 @@
 The paper tunes a pretrained LLaMA, which can copy and knows its digits before it ever sees a task. The tiny model gets the
 same start from this corpus: sentences of random words with lists or numbers in them (data/sentences.py), to be rewritten
 without the first items or whole; questions for the first or last item; facts about small numbers (data/facts.py), which stand
-in the question, on lines of their own, or first in a list; labelled values to be written again with one changed; forms to be
-filled with labelled lists; expressions with an index, as a calculator knows them. Nothing in it solves a task: no recursion,
-no sum of long numbers, no property of a whole list (tests/test_corpus.py scans for that).
+in the question, on lines of their own, or first in a list; labelled values to be looked up, or written again with one changed;
+forms to be filled with labelled values; sums, maxima and comparisons of the first items of lists, as a calculator knows them.
+Nothing in it solves a task: no recursion, no sum of long numbers, no property of a whole list (tests/test_corpus.py scans for
+that).
 
     >>> corpus = Corpus(seed=0, examples=100_000, curriculum=((0, 4), (100_000, 72)))
-    >>> corpus[145]["inputs"], corpus[145]["outputs"]
-    ([' can [9, 8, 0, 0].\\nCall: Return:', 'Tail:'], [' can [8, 0, 0].\\n', ' 0'])
+    >>> corpus[51]["inputs"], corpus[51]["outputs"]
+    ([' Number [-1, 3, 0].\\nMove: Do:', 'Tail:'], [' Number [3, 0].\\n', ' 0'])
 
 The corpus is random-access: example i depends on the seed and i alone, so that a stopped run goes on exactly where it was.
 Its index is also a *curriculum*: lists grow with i. Copying appears within minutes on lists of four items and is then
@@ -21,7 +22,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
-from retune_jax.data.facts import FACTS, SUM_WITH_CARRY, YES_NO, Fact, facts_for
+from retune_jax.data.facts import FACTS, SUM_WITH_CARRY, Fact, facts_for
 from retune_jax.data.sentences import frame, items, labels, number, shown, signed_items, word
 
 # Cues ask for something; any cue that is in none of the special groups asks for the rest of the sentence's list.
@@ -30,17 +31,20 @@ CUES = (
     "Solution Answer Call Next Then Output Result Go Rest Step Work Say Write Line Text Task Note Reply Move Do Now So Return"
 ).split()
 VALUE = ("Value", "Answer", "Result")  # behind a question for a fact
-LONGEST_PAIR = 30  # items of lists that stand in twos: more of them take too many tokens
+LOOKUPS = ("Say {}", "Show {}", "What is {}?", "{} again", "{}")
+LONGEST_PAIR, TOKENS_OF_PAIR = 40, 18  # items of lists that stand in twos, and tokens that one in each takes at most
 
 
 @dataclasses.dataclass(frozen=True)
 class _Draft:
-    """An example under construction: the texts that alternate, input first; how many of its lists repeat items; its length."""
+    """An example under construction: the texts that alternate, input first; how many of its lists repeat items; its length, and
+    the longest that lists may have which stand in twos."""
 
     inputs: list[str]
     outputs: list[str]
     repeats: float
     length: int
+    pair: int
 
     def ask(self, given: str, wanted: str):
         self.inputs.append(given)
@@ -49,8 +53,10 @@ class _Draft:
 
 def _rewrite(rng: random.Random, length: int, draft: _Draft):
     """A sentence with one or two lists, to be written again without their first items, or whole; then, perhaps, questions."""
+    pair = rng.random() < 0.3
+    length = _of_pair(rng, draft) if pair else length
     lists = [items(rng, length, draft.repeats)]
-    if length <= LONGEST_PAIR and rng.random() < 0.45:
+    if pair:
         lists.append(items(rng, length if rng.random() < 0.8 else max(1, length - 1), draft.repeats))
     sentence = frame(rng, len(lists))
     text = sentence.format(*map(shown, lists))
@@ -125,42 +131,72 @@ def _fields(rng: random.Random, length: int, draft: _Draft):
     draft.ask(f"{line}{change}Put before: {item}\n{rng.choice(CUES)}:", f" {first} {digit}, {second} {item}{behind}")
 
 
+def _lookup(rng: random.Random, length: int, draft: _Draft):
+    """Labelled values, some of which are asked for."""
+    names = rng.sample(CUES, rng.randint(2, 6))
+    values = {name: _value(rng, rng.randint(1, min(length, 12)), draft.repeats) for name in names}
+    before = " " + "".join(f"{name}: {value}\n" for name, value in values.items())
+    for _ in range(rng.randint(2, 6)):
+        name, cue = rng.choice(names), rng.choice(CUES)
+        asked = f"{rng.choice(LOOKUPS).format(name)}\n{cue}" if rng.random() < 0.75 else name
+        draft.ask(f"{before}{asked}:", f" {values[name]}")
+        before = "\n"
+
+
+def _value(rng: random.Random, length: int, repeats: float) -> str:
+    """A list, or a number."""
+    draw = rng.choice((items, signed_items, None))
+    return shown(draw(rng, length, repeats)) if draw else number(rng, length, repeats)
+
+
 def _fill(rng: random.Random, length: int, draft: _Draft):
-    """A form in which the labels of lists stand, to be written with the lists in their places."""
-    length, places = min(length, LONGEST_PAIR), rng.choice((1, 2, 2, 2))
+    """A form in which the labels of lists or numbers stand, to be written with these in their places."""
+    places = rng.choice((1, 2, 2, 2, 2, 3, 4))
+    length = _of_pair(rng, draft) if places < 3 else rng.randint(1, min(length, 12))
     form = frame(rng, places)
     *names, cue = rng.sample([cue for cue in CUES if cue not in form], places + 1)
-    draw = signed_items if rng.random() < 0.5 else items
-    lists = {name: shown(draw(rng, length, draft.repeats)) for name in names}
-    lines = "".join(f"{name}: {text}\n" for name, text in lists.items())
-    order = rng.sample(names, places)
-    filled = form.format(*(lists[name] for name in order))
+    values = {name: _value(rng, length, draft.repeats) for name in names}
+    lines = "".join(f"{name}: {value}\n" for name, value in values.items())
+    order = rng.sample(names, places) if rng.random() < 0.7 else names
+    filled = form.format(*(values[name] for name in order))
     draft.ask(f" {lines}Form: {form.format(*order)}\n{cue}:", f" {filled}\n")
 
 
 def _expressions(rng: random.Random, length: int, draft: _Draft):
-    """Labelled lists, and what a calculator says to expressions with their first items; perhaps put before a list."""
-    count = max(2, min(length, LONGEST_PAIR) - 1)
+    """Two lists, and what a calculator says to expressions with their first items; perhaps put before a list.
+
+    The lists have labels, or stand in a sentence, where `a` is the first one and `b` the second.
+    """
+    count, sentence = max(2, _of_pair(rng, draft) - 1), rng.random() < 0.5
     one, two, *cues = rng.sample(CUES, 5)
+    if sentence or rng.random() < 0.4:
+        one, two = "a", "b"
     lists = {name: signed_items(rng, count, draft.repeats) for name in (one, two)}
-    before = " " + "".join(f"{name}: {shown(some)}\n" for name, some in lists.items())
-    cues = cues[: rng.choice((1, 2, 3))]
-    for cue in cues:
-        names = [rng.choice((one, two)) for _ in range(3)]
-        places = [rng.choice((0, 0, 1)) for _ in names]
-        a, b, c = (int(lists[name][place]) for name, place in zip(names, places))
-        x, y, z = (f"{name}[{place}]" for name, place in zip(names, places))
-        text, value = rng.choice(
-            (
-                (x, a),
-                (f"{x} + {y}", a + b),
-                (f"max({x}, {y})", max(a, b)),
-                (f"max({x}, {y} + {z})", max(a, b + c)),
-                (f"max({x}, {y} + {z})", max(a, b + c)),
-                (f"{x} same as {y}", YES_NO[a == b]),
-            )
-        )
-        if isinstance(value, int) and cue == cues[-1] and rng.random() < 0.6:
+    names, places = [rng.choice((one, two)) for _ in range(3)], [rng.choice((0, 0, 1, min(2, count - 1))) for _ in range(3)]
+    a, b, c = (int(lists[name][place]) for name, place in zip(names, places))
+    if rng.random() < 0.4 and (names[0], places[0]) not in zip(names[1:], places[1:]):  # or else few comparisons would hold
+        a = rng.choice((b + c, b + c, b, b + c + rng.choice((-1, 1))))
+        lists[names[0]][places[0]] = str(a)
+    x, y, z = (f"{name}[{place}]" for name, place in zip(names, places))
+    if sentence:
+        before = f" {frame(rng, 2).format(*map(shown, lists.values()))}\n"
+    else:
+        before = " " + "".join(f"{name}: {shown(some)}\n" for name, some in lists.items())
+    said = [
+        (x, a),
+        (y, b),
+        (f"{x} + {y}", a + b),
+        (f"max({x}, {y})", max(a, b)),
+        (f"max({x}, {y} + {z})", max(a, b + c)),
+        (f"max({x}, {y} + {z})", max(a, b + c)),
+        (f"{x} == {y}", a == b),
+        (f"{x} == {y} + {z}", a == b + c),
+        (f"{x} == {y} + {z}", a == b + c),
+        (f"{x} < {y} + {z}", a < b + c),
+    ]
+    for cue in cues[: rng.choice((1, 2, 3))]:
+        text, value = rng.choice(said)
+        if not isinstance(value, bool) and rng.random() < 0.4:
             draft.ask(f"{before}Put before {one}: {text}\n{cue}:", f" {shown([str(value), *lists[one]])}")
         else:
             draft.ask(f"{before}{text}\n{cue}:", f" {value}")
@@ -172,16 +208,15 @@ def _number_sentence(rng: random.Random, length: int, repeats: float) -> tuple[l
     numbers = [number(rng, length, repeats)]
     if rng.random() < 0.6:
         numbers.append(number(rng, length if rng.random() < 0.7 else rng.randint(1, length), repeats))
-    words = [[word(rng) for _ in range(rng.choice((0, 0, 1, 2, 3)))] for _ in numbers]
-    joint = rng.choice(("and", "+", "with", ",", "then"))
-    if joint == "+" and not words[-1]:
-        joint = "then"  # numbers on both sides of a + would be addition's own question
-
-    def sentence(cut):
-        texts = [" ".join([*some, number[cut:]]) for some, number in zip(words, numbers)]
-        return f" {joint} ".join(texts)
-
-    return numbers, sentence
+    if rng.random() < 0.4:
+        sentence = frame(rng, len(numbers))
+    else:
+        words = [[word(rng) for _ in range(rng.choice((0, 0, 1, 2, 3)))] for _ in numbers]
+        joint = rng.choice(("and", "+", "with", ",", "then"))
+        if joint == "+" and not words[-1]:
+            joint = "then"  # numbers on both sides of a + would be addition's own question
+        sentence = f" {joint} ".join(" ".join([*some, "{}"]) for some in words)
+    return numbers, lambda cut: sentence.format(*(number[cut:] for number in numbers))
 
 
 def _numbers(rng: random.Random, length: int, draft: _Draft):
@@ -260,14 +295,15 @@ def _ask_of_firsts(rng: random.Random, firsts: list[int], before: str, draft: _D
 
 
 SKILLS = (
-    (_rewrite, 24),
-    (_ends, 8),
-    (_facts, 11),
+    (_rewrite, 19),
+    (_ends, 7),
+    (_facts, 9),
     (_numbers, 14),
     (_prepend, 6),
-    (_fields, 9),
-    (_fill, 18),
-    (_expressions, 10),
+    (_fields, 8),
+    (_lookup, 8),
+    (_fill, 12),
+    (_expressions, 17),
 )
 
 
@@ -281,10 +317,14 @@ class Corpus:
             grows linearly.
         repeats: share of the lists and numbers in which stretches of items stand more than once. There only the place tells
             what to copy next.
+        room: tokens that an example may take, which bounds the lists that stand in twos; the curriculum bounds the others.
     """
 
-    def __init__(self, seed: int, examples: int, curriculum: tuple[tuple[int, int], ...], repeats: float = 0.0):
+    def __init__(
+        self, seed: int, examples: int, curriculum: tuple[tuple[int, int], ...], repeats: float = 0.0, room: int = 768
+    ):
         self.seed, self.examples, self.curriculum, self.repeats = seed, examples, curriculum, repeats
+        self.pair = max(1, min(LONGEST_PAIR, room // TOKENS_OF_PAIR))
 
     def __len__(self) -> int:
         return self.examples
@@ -304,9 +344,14 @@ class Corpus:
             raise IndexError(index)
         rng = random.Random(f"{self.seed}/{index}")
         length = _length(rng, self.longest(index))
-        draft = _Draft([], [], self.repeats, length)
+        draft = _Draft([], [], self.repeats, length, self.pair)
         rng.choices([skill for skill, _ in SKILLS], [share for _, share in SKILLS])[0](rng, length, draft)
         return {"inputs": draft.inputs, "outputs": draft.outputs, "length": length}
+
+
+def _of_pair(rng: random.Random, draft: _Draft) -> int:
+    """Of two lists that stand together: anything up to the example's length, for most is decided by the first few items."""
+    return rng.randint(1, min(draft.length, draft.pair))
 
 
 def _length(rng: random.Random, longest: int) -> int:

@@ -46,6 +46,7 @@ def train_batches(
     replay: Replay | None = None,
     gaps: int = 0,
     gaps_after: int = 0,
+    workers: int = 0,
 ) -> grain.DatasetIterator:
     """Makes the stream of training batches.
 
@@ -62,6 +63,8 @@ def train_batches(
             examples fill a step is estimated from the first ones.
         gaps: positions that a context of the source may take, with gaps (gaps.py); 0: as many as it has tokens.
         gaps_after: step from about which there are any.
+        workers: processes that share the work, each with every so-manieth example and batches of its own; 0: a thread of this
+            process. The stream depends on their number.
 
     Returns:
         Iterator of dictionaries of numpy arrays: tokens_BT, targets_BT, segment_ids_BT (1, 2, … within a row, 0 for
@@ -93,6 +96,8 @@ def train_batches(
     contexts = examples.map(encoder).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     packed = pack(contexts, sequence_length, seed=seed, shuffle=shuffle)
     batches = packed.batch(rows).map(_batch)
+    if workers:
+        return iter(batches.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=PREFETCHED)))
     return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=PREFETCHED))
 
 

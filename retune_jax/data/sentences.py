@@ -56,7 +56,7 @@ def items(rng: random.Random, count: int, repeats: float) -> list[str]:
 
 def signed_items(rng: random.Random, count: int, repeats: float) -> list[str]:
     """Items of which about half are negative, or sums of some."""
-    low, high = rng.choice(((-5, 5), (-9, 9), (0, 30)))
+    low, high = rng.choice(((-5, 5), (-9, 9), (0, 20), (0, 60)))
     return repeating(rng, [str(rng.randint(low, high)) for _ in range(count)], repeats)
 
 

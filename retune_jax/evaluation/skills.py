@@ -19,7 +19,7 @@ import numpy as np
 
 from retune_jax import cli, disk
 from retune_jax import config as recipes
-from retune_jax.data import sentences
+from retune_jax.data import corpus, sentences
 from retune_jax.data.encode import encode
 from retune_jax.data.facts import SUM_WITH_CARRY
 from retune_jax.errors import UserError
@@ -28,7 +28,6 @@ from retune_jax.tasks.task import Task
 
 SEED = 0x5C111  # sets these draws apart from all training and from the evaluation
 ROWS, PADDED = 16, 128  # texts a pass; their length is rounded up to a multiple of this, so that few shapes are compiled
-LONGEST_SIGNED, LONGEST_PAIR = 40, 30  # items: the longest lists of each kind in the corpus
 
 
 def _rewriting(draw: Callable[[random.Random, int], list[str]], places: int = 1):
@@ -89,26 +88,40 @@ def _xor_of_first(rng, length):
     return given, f" {int(bits[0]) ^ bit}"
 
 
-def _expression(rng, length):
-    one, two = _signed(rng, length + 1), _signed(rng, length + 1)
-    value = max(int(two[0]), int(one[0]) + int(two[1]))
-    given = f" Task: {sentences.shown(one)}\nNote: {sentences.shown(two)}\nmax(Note[0], Task[0] + Note[1])\nAnswer:"
-    return given, f" {value}"
+def _calculating(labelled: bool, text: str, value: Callable[[list[int], list[int]], object], cut: int):
+    """An expression with the first items of two lists; these have labels, or stand in a sentence and are called a and b."""
 
+    def example(rng, length):
+        one, two = ([int(item) for item in _signed(rng, length + cut)] for _ in range(2))
+        if cut > 1 and rng.random() < 0.5:  # or else few comparisons would hold
+            two[0] = one[0] + two[2]
+        shown = [sentences.shown(list(map(str, some))) for some in (one, two)]
+        names = ("Task", "Note") if labelled else ("a", "b")
+        lists = "Task: {}\nNote: {}" if labelled else sentences.frame(rng, 2)
+        return f" {lists.format(*shown)}\n{text.format(*names)}\nAnswer:", f" {value(one, two)}"
+
+    return example
+
+
+MAXIMUM = "max({1}[0], {0}[0] + {1}[1])", lambda one, two: max(two[0], one[0] + two[1]), 1
+COMPARISON = "{1}[0] == {0}[0] + {1}[2]", lambda one, two: two[0] == one[0] + two[2], 2
 
 # Name: the longest length it is asked for, and what draws a text and its continuation.
 SKILLS = {
     "random bits": (1000, _rewriting(_bits)),
     "self-repeating bits": (1000, _rewriting(lambda rng, length: _bits(rng, length, repeats=1.0))),
     "two numbers": (1000, _numbers),
-    "one signed list": (LONGEST_SIGNED, _rewriting(_signed)),
-    "two signed lists": (LONGEST_PAIR, _rewriting(_signed, places=2)),
-    "form with two lists": (LONGEST_PAIR, _form),
+    "one signed list": (sentences.SIGNED_UP_TO, _rewriting(_signed)),
+    "two signed lists": (corpus.LONGEST_PAIR, _rewriting(_signed, places=2)),
+    "form with two lists": (corpus.LONGEST_PAIR, _form),
     "digit put before a number": (1000, _put_before),
     "labelled line changed": (1000, _labelled_line),
     "sum of first digits": (1000, _sum_of_firsts),
     "first bit xor a line": (1000, _xor_of_first),
-    "max of an expression": (LONGEST_PAIR, _expression),
+    "maximum of sums": (corpus.LONGEST_PAIR, _calculating(False, *MAXIMUM)),
+    "comparison of sums": (corpus.LONGEST_PAIR, _calculating(False, *COMPARISON)),
+    "maximum, labelled": (corpus.LONGEST_PAIR, _calculating(True, *MAXIMUM)),
+    "comparison, labelled": (corpus.LONGEST_PAIR, _calculating(True, *COMPARISON)),
 }
 CALLS, ANSWERS = "task: first call", "task: last answer"
 

@@ -83,10 +83,7 @@ def _train(config: ConfigDict, before: ConfigDict, workdir: Path, mesh: jax.shar
         rows=config.train.rows,
         weigh=config.train.loss,
         seed=config.seed,
-        shuffle=config.task != recipes.PRETRAINING,  # the corpus comes in the order in which it is to be learned
-        replay=replay(config),
-        gaps=config.data.gaps,
-        gaps_after=config.data.gaps_after,
+        **order(config),
     )
     rows_over_mesh = NamedSharding(mesh, sharding.BATCH)
 
@@ -210,7 +207,7 @@ def say(line: str):
 def source(config: ConfigDict, split: str = "train"):
     """The examples that the configuration asks for, written first where they do not exist."""
     if config.task == recipes.PRETRAINING:
-        return Corpus(config.seed, config.data.examples, config.data.curriculum, config.data.repeats)
+        return _corpus(config, config.data.examples, config.data.curriculum)
     data = builder.prepare(
         config.task,
         config.method,
@@ -225,9 +222,16 @@ def source(config: ConfigDict, split: str = "train"):
     return data.source(split)
 
 
-def replay(config: ConfigDict) -> Replay | None:
-    """What the configuration mixes into a task's examples, if anything."""
-    if config.task == recipes.PRETRAINING or not config.data.replay:
-        return None
-    corpus = Corpus(config.seed, 10_000_000, ((0, config.data.replay_items),), config.data.repeats)
-    return Replay(corpus, config.data.replay, config.data.replay_after)
+def order(config: ConfigDict) -> dict:
+    """What else the stream of batches depends on: of the corpus who makes it, of a task what is mixed in and with what gaps."""
+    if config.task == recipes.PRETRAINING:  # in the order in which it is to be learned
+        return {"shuffle": False, "gaps": config.data.gaps, "workers": config.data.workers}
+    replay = None
+    if config.data.replay:
+        corpus = _corpus(config, 10_000_000, ((0, config.data.replay_items),))
+        replay = Replay(corpus, config.data.replay, config.data.replay_after)
+    return {"replay": replay, "gaps": config.data.gaps, "gaps_after": config.data.gaps_after}
+
+
+def _corpus(config: ConfigDict, examples: int, curriculum: tuple) -> Corpus:
+    return Corpus(config.seed, examples, curriculum, config.data.repeats, config.data.context_length)
