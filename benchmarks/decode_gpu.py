@@ -38,7 +38,7 @@ from retune_jax.decoding.reading import Tables, Words
 from retune_jax.errors import UserError
 from retune_jax.evaluation import sizes
 from retune_jax.models import presets
-from retune_jax.models.llama import Llama, LlamaConfig
+from retune_jax.models.llama import Llama, LlamaConfig, apart
 from retune_jax.protocol import SOLUTION, Context
 
 MODEL = flags.DEFINE_string("model", "llama_7b", "A shape of models/presets.py.")
@@ -82,7 +82,7 @@ def bandwidth() -> float:
     return COPIES * 2 * block[0].nbytes / seconds(run, 3, warm=1)
 
 
-def a_pass(model: Llama, tokens, slots: int) -> tuple[float, int]:
+def a_pass(model: nnx.Module, tokens, slots: int) -> tuple[float, int]:
     """Seconds of a pass, and the bytes of all keys and values that it reads."""
     config = DecoderConfig(
         slots=slots,
@@ -117,7 +117,7 @@ def problems(slots: int) -> tuple[list, list[Context]]:
     return drawn, [task.written(problem, "retune") for problem in drawn]
 
 
-def solving(model: Llama, tokens, slots: int) -> float:
+def solving(model: nnx.Module, tokens, slots: int) -> float:
     """Problems a second of the decoder."""
     drawn, trees = problems(slots)
     config = recipes.recipe("", task=TASK.value).unlock()
@@ -137,7 +137,7 @@ def segments(tokens) -> list[tuple[list[int], int]]:
     return [(window, len(written) + 1) for window, written in encoded]
 
 
-def loop_in_jax(model: Llama, tokens) -> float:
+def loop_in_jax(model: nnx.Module, tokens) -> float:
     """Problems a second of the authors' loop, in JAX: a window at once, then token by token, each looked at by the host."""
     graphdef, params = nnx.split(model)
     turns = segments(tokens)
@@ -217,7 +217,7 @@ def main(_):
     if LAYERS.value:
         shape = dataclasses.replace(shape, layers=LAYERS.value)
     tokens = tokenizer.tiny()  # its ids are words of the larger vocabulary, too
-    model = Llama(shape, None, remat="none", rngs=nnx.Rngs(0))
+    model = apart(Llama(shape, None, remat="none", rngs=nnx.Rngs(0)), donate=True)  # as the decoder takes it
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model)))
     rate = bandwidth()
     report = {"device": jax.devices()[0].device_kind, "model": MODEL.value, "layers": shape.layers, "bandwidth": rate}

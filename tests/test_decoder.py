@@ -195,12 +195,16 @@ def test_advance_compiles_once_a_window_size_whatever_the_number_of_problems():
     assert (decoder.advance._cache_size() - before[0], decoder.refill._cache_size() - before[1]) == (1, 1)
 
 
-def compiled_advance(config):
-    """`advance` for a small LLaMA: jaxpr, compiled program, and a state."""
+def small_llama():
     shape = dataclasses.replace(
         presets.get("tiny"), vocab_size=TOKENIZER.vocab_size, layers=2, width=32, heads=2, kv_heads=2, head_width=8, hidden=64
     )
-    solver = RecursiveDecoder(Llama(shape, None, remat="none", rngs=nnx.Rngs(0)), TOKENIZER, config)
+    return Llama(shape, None, remat="none", rngs=nnx.Rngs(0))
+
+
+def compiled_advance(config):
+    """`advance` for a small LLaMA: jaxpr, compiled program, and a state."""
+    solver = RecursiveDecoder(small_llama(), TOKENIZER, config)
     idle, _ = solver._idle()
     traced = decoder.advance.trace(solver._graphdef, solver._words, config, solver._params, solver._tables, idle)
     return traced.jaxpr, traced.lower().compile(), idle
@@ -227,20 +231,44 @@ def test_every_cache_and_stack_buffer_is_updated_in_place(stack):
 def test_where_loops_ask_the_host_there_is_none_whose_length_depends_on_data(monkeypatch):
     monkeypatch.setattr(move, "blocks_at_a_time", lambda slots, window: slots)
     jaxpr, _, _ = compiled_advance(dataclasses.replace(SMALL, slots=6, stack="offload", memo=32))
-    assert {"scan", "dot_general"} <= primitives(jaxpr.jaxpr)
-    assert not {"while", "cond"} & primitives(jaxpr.jaxpr)
+    primitives = {equation.primitive.name for equation in equations(jaxpr.jaxpr)}
+    assert {"scan", "dot_general"} <= primitives
+    assert not {"while", "cond"} & primitives
 
 
-def primitives(jaxpr) -> set[str]:
-    """The names of all that a jaxpr does, in its loops and calls as well."""
-    found = set()
+def test_where_loops_ask_the_host_a_transition_moves_an_array_of_keys_or_values_without_a_loop(monkeypatch):
+    monkeypatch.setattr(move, "blocks_at_a_time", lambda slots, window: slots)
+    jaxpr, _, idle = compiled_advance(dataclasses.replace(SMALL, slots=6, stack="keep"))
+    moved = {leaf.shape for leaf in jax.tree.leaves((idle.cache, idle.stack))}
+    loops = [equation for equation in equations(jaxpr.jaxpr) if equation.primitive.name == "scan"]
+    carried = [sum(var.aval.shape in moved for var in loop.outvars) for loop in loops]
+    assert sorted(carried)[-2:] == [0, 8], "only the loop of passes carries them: keys and values of two layers, twice"
+
+
+def test_no_stacked_weight_comes_into_the_loop_and_none_is_sliced():
+    """XLA for GPUs copies each slice in every pass: a second reading of all weights, and a writing."""
+    jaxpr, _, _ = compiled_advance(SMALL)
+    model = small_llama()
+    kernels = {leaf.shape for leaf in jax.tree.leaves(nnx.state(model.layers)) if leaf.ndim == 3}
+    assert len(kernels) == 4
+
+    def read(jaxpr):
+        return {var.aval.shape for equation in equations(jaxpr) for var in equation.invars}
+
+    assert not kernels & read(jaxpr.jaxpr)
+    cache = model.init_cache(1, 8)
+    stacked = jax.make_jaxpr(model.step)(jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, jnp.int32), cache)
+    assert kernels <= read(stacked.jaxpr), "what is looked for would be found"
+
+
+def equations(jaxpr):
+    """All that a jaxpr does, in its loops and calls as well."""
     for equation in jaxpr.eqns:
-        found.add(equation.primitive.name)
+        yield equation
         for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
-                found |= primitives(inner)
-    return found
+                yield from equations(inner)
 
 
 def test_progress_counts_every_problem_and_results_stream_as_they_end():

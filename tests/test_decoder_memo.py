@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from scripted import SMALL, PlainRecursion, RandomModel, ScriptedModel, babble, bits_tree, hash_of, script_of
 
 from retune_jax import tokenizer
@@ -12,6 +13,8 @@ from retune_jax.decoding import RecursiveDecoder, memory, move
 from retune_jax.decoding.result import trace
 from retune_jax.errors import UserError
 from retune_jax.evaluation import sizes
+from retune_jax.models import presets
+from retune_jax.models.llama import Llama, apart
 from retune_jax.protocol import SOLUTION
 
 TOKENIZER = tokenizer.tiny()
@@ -139,7 +142,7 @@ def test_a_decoder_that_does_not_fit_is_refused_in_one_line_and_auto_takes_what_
     with pytest.raises(UserError, match=r"the decoder needs 0\.\d+ GiB of memory with decode\.stack=keep") as error:
         RecursiveDecoder(model, TOKENIZER, large)
     assert "\n" not in str(error.value)
-    need = memory.Need(weights=0, windows=0, stack=100 * memory.GIB**2, rest=0)
+    need = memory.Need(weights=0, layers=0, windows=0, stack=100 * memory.GIB**2, rest=0)
     device = jax.devices()[0]
     auto = dataclasses.replace(CONFIG, stack="auto", memory_gib=1.0)
     assert memory.choose(need, auto, device, 1) == "recompute"
@@ -147,6 +150,15 @@ def test_a_decoder_that_does_not_fit_is_refused_in_one_line_and_auto_takes_what_
     assert memory.choose(dataclasses.replace(need, stack=memory.GIB * 5 // 4), auto, device, 1) == "offload"
     with pytest.raises(UserError, match=r"fewer decode\.slots"):
         memory.choose(dataclasses.replace(need, rest=2 * memory.GIB), auto, device, 1)
+
+
+def test_layers_that_have_to_be_taken_apart_are_counted_twice():
+    shape = dataclasses.replace(presets.get("tiny"), vocab_size=TOKENIZER.vocab_size, layers=2, width=32, hidden=64)
+    model = Llama(shape, None, remat="none", rngs=nnx.Rngs(0))
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model.layers)))
+    need = RecursiveDecoder(model, TOKENIZER, CONFIG).need
+    assert (need.layers, need.weights) == (held, sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model))))
+    assert RecursiveDecoder(apart(model, donate=False), TOKENIZER, CONFIG).need == dataclasses.replace(need, layers=0)
 
 
 def test_a_stack_policy_that_there_is_not_is_a_users_mistake():

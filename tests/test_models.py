@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 from small_llama import LORA, SHAPE, build, close, parts, tokens, whole
 
-from retune_jax.models.llama import RMSNorm
+from retune_jax.models import sharding
+from retune_jax.models.llama import Llama, RMSNorm, apart, stacked
 from retune_jax.models.lora import LoraConfig
 from retune_jax.models.rope import rotate, turns
 
@@ -178,6 +179,55 @@ def test_a_step_writes_its_own_slots_places_and_no_others():
         assert before.shape == after.shape and before.shape[window] == 10
         changed_BW = (np.asarray(before) != np.asarray(after)).any((1, 5 - window))
         np.testing.assert_array_equal(changed_BW, [[start <= w < start + 3 for w in range(10)] for start in start_B])
+
+
+# Layers apart
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8", "nf4"])
+def test_layers_apart_step_as_stacked_ones_do_to_the_bit(quantize):
+    model = Llama(SHAPE, LORA, remat="none", rngs=nnx.Rngs(1), quantize=quantize)
+    split = apart(model, donate=False)
+    assert model.stacked and not split.stacked and not stacked(split)
+    (one,) = stacked(nnx.Dict(model=model, split=split))
+    assert one is model
+    named, whole_ones = nnx.to_pure_dict(nnx.state(split.layers)), nnx.to_pure_dict(nnx.state(model.layers))
+    for number in range(SHAPE.layers):
+        jax.tree.map(lambda part, x, n=number: np.testing.assert_array_equal(part, x[n]), named[number], whole_ones)
+    step = jax.jit(lambda model, tokens_BC, start_B, cache: model.step(tokens_BC, start_B, cache))
+    start_B = np.array([0, 4, 7], np.int32)
+    old = jax.tree.map(lambda x: x + 7, model.init_cache(3, 10))
+    jax.tree.map(
+        np.testing.assert_array_equal, step(split, tokens(3, 3), start_B, old), step(model, tokens(3, 3), start_B, old)
+    )
+
+
+def test_apart_takes_the_layers_arrays_only_where_they_are_given():
+    model = Llama(SHAPE, LORA, remat="none", rngs=nnx.Rngs(1))
+    layers = jax.tree.leaves(nnx.state(model.layers))
+    kept = apart(model, donate=False)
+    assert not any(leaf.is_deleted() for leaf in layers)
+    taken = apart(model, donate=True)
+    assert all(leaf.is_deleted() for leaf in layers)
+    assert taken.embedding[...] is model.embedding[...] and taken.head[...] is model.head[...]
+    jax.tree.map(np.testing.assert_array_equal, *(nnx.to_pure_dict(nnx.state(each)) for each in (kept, taken)))
+    again = apart(taken, donate=True)
+    assert jax.tree.leaves(nnx.state(again))[0] is jax.tree.leaves(nnx.state(taken))[0], "what is apart is left as it is"
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8", "nf4"])
+def test_layers_apart_lie_on_a_mesh_as_their_part_of_the_stack_did(quantize):
+    model = Llama(SHAPE, LORA, remat="none", rngs=nnx.Rngs(1), quantize=quantize)
+    graphdef, state = nnx.split(model)
+    model = nnx.merge(graphdef, jax.device_put(state, sharding.shardings(state, sharding.make_mesh(1, 2, 2))))
+    split = nnx.to_pure_dict(nnx.state(apart(model, donate=False).layers))
+    shares = 0
+    for number in range(SHAPE.layers):
+        for part, stack in zip(jax.tree.leaves(split[number]), jax.tree.leaves(nnx.state(model.layers)), strict=True):
+            assert part.sharding.shard_shape(part.shape) == stack.sharding.shard_shape(stack.shape)[1:]
+            assert part.sharding.mesh == stack.sharding.mesh
+            shares += not part.sharding.is_fully_replicated
+    assert shares > SHAPE.layers * 7
 
 
 # Remat

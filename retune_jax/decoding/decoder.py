@@ -27,6 +27,7 @@ from retune_jax.decoding.result import Result, Work
 from retune_jax.decoding.state import RUNNING, Slots, State, create, fingerprint, mix, window_axes, windows
 from retune_jax.decoding.step import step
 from retune_jax.decoding.transition import transition
+from retune_jax.models.llama import apart, stacked
 from retune_jax.models.sharding import BATCH, CACHE, fitting
 from retune_jax.protocol import ANSWER, STATUSES, Context
 
@@ -118,7 +119,7 @@ class RecursiveDecoder:
     """Solves problems by recursion with one model. See the package for how."""
 
     def __init__(self, model: nnx.Module, tokenizer, config: DecoderConfig):
-        """Takes the model's present weights.
+        """Takes the model's present weights, the layers of a `Llama` apart: a copy, unless they are already (`llama.apart`).
 
         Args:
             model: any module with `init_cache(batch, window)`, which makes leaves [batch, kv_heads, …] with an axis as long
@@ -134,18 +135,20 @@ class RecursiveDecoder:
         self._pieces = list(tokenizer.pieces)
         self._words = Words.of(tokenizer, config.opening)
         self._tables = Tables.of(self._pieces)
-        self._graphdef, self._params = nnx.split(model)
+        graphdef, params = nnx.split(model)
         self._axes = window_axes(model)
         self._rest: tuple[State, int] | None = None
         self._compiled: set[int] = set()  # lengths of active windows, and for others the passes that they would have served
         self._missed: Counter[int] = Counter()
         kept = dataclasses.replace(config, stack="keep")
-        shapes = jax.eval_shape(partial(_create, self._graphdef, kept, config.window), self._params)
-        self.need = memory.need(shapes, self._params, config, len(self._pieces))
-        sharding = jax.tree.leaves(self._params)[0].sharding
+        shapes = jax.eval_shape(partial(_create, graphdef, kept, config.window), params)
+        again = [nnx.state(llama.layers) for llama in stacked(model)]
+        self.need = memory.need(shapes, params, again, config, len(self._pieces))
+        sharding = jax.tree.leaves(params)[0].sharding
         self._mesh = sharding.mesh if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 else None
         device, devices = min(sharding.device_set, key=lambda device: device.id), len(sharding.device_set)
         self.config = dataclasses.replace(config, stack=memory.choose(self.need, config, device, devices))
+        self._graphdef, self._params = nnx.split(apart(model, donate=False))
 
     def solve(self, prompts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[Result]:
         """Solves the problems and returns a result for each, in their order.

@@ -1,6 +1,7 @@
 """How much memory a decoder takes, said before it is made, and which stack policy fits.
 
 weights    as they lie
+layers     of these what is laid out anew, an array a layer, where the model holds them in one (`llama.apart`)
 windows    keys and values of the active contexts, at their longest, twice: while they are resized there are two
 stack      keys and values of the suspended callers: slots x stack_tokens, by `keep` on the device, by `offload` on the host
 rest       bookkeeping, the log, the memo, and the logits of a pass
@@ -25,23 +26,25 @@ class Need:
     """Bytes, over all devices together."""
 
     weights: int
+    layers: int
     windows: int
     stack: int
     rest: int
 
     def device(self, stack: str) -> int:
         """Bytes on the devices under a stack policy."""
-        return self.weights + self.windows + self.rest + (self.stack if stack == "keep" else 0)
+        return self.weights + self.layers + self.windows + self.rest + (self.stack if stack == "keep" else 0)
 
     def __str__(self) -> str:
         return ", ".join(f"{field.name} {getattr(self, field.name) / GIB:.2f}" for field in dataclasses.fields(self))
 
 
-def need(shapes, params, config: DecoderConfig, vocab_size: int) -> Need:
-    """What a decoder takes whose state, with its stack kept, has these shapes."""
+def need(shapes, params, layers, config: DecoderConfig, vocab_size: int) -> Need:
+    """What a decoder takes whose state, with its stack kept, has these shapes; of the weights, `layers` are laid out anew."""
     logits = config.slots * config.tokens_per_step * vocab_size * 4
     return Need(
         weights=_bytes(params),
+        layers=_bytes(layers),
         windows=2 * _bytes(shapes.cache),
         stack=_bytes(shapes.stack),
         rest=2 * logits + _bytes((shapes.slots, shapes.memory, shapes.memo)),

@@ -1,10 +1,11 @@
 """Copies of keys and values between the active windows and the stack: what a call keeps and a return brings back.
 
 Copies go block by block, and only the blocks that are needed: those of the slots that call (or return) in this
-transition, up to the length of the caller. A loop's carry is the buffer that it writes, so XLA updates it in place;
-the transition is the only place where the stack is touched at all.
+transition, up to the length of the caller. A CPU does them one after the other in a loop, whose carry is the buffer that it
+writes, so that XLA updates it in place; a GPU does all of them at once, in place as well. The transition is the only place
+where the stack is touched at all.
 
-Shapes: B slots, H key-value heads.
+Shapes: B slots, H key-value heads, N blocks.
 """
 
 from functools import partial
@@ -65,25 +66,42 @@ def _copy_here(into, out_of, into_B, out_of_B, length_B, moves_B, axes, most, fr
     block = min(BLOCK, window)
     jobs_B = jnp.where(moves_B, -(-length_B // block), 0)
     end_B = jnp.cumsum(jobs_B)
+    at_once = most is not None and from_space is None and to_space is None
+
+    def places(number_N):
+        """Of each job: its slot, and where its block begins in the one buffer and in the other."""
+        slot_N = jnp.minimum(jnp.sum(end_B <= number_N[:, None], axis=1), end_B.shape[0] - 1)
+        # The last block of a window must not pass its end; it covers some of the block before it again.
+        at_N = jnp.clip((number_N - (end_B[slot_N] - jobs_B[slot_N])) * block, 0, window - block)
+        return slot_N, into_B[slot_N] + at_N, out_of_B[slot_N] + at_N
 
     def leaf(into, out_of, axis):
+        shape = (1, *(block if other == axis else into.shape[other] for other in range(1, into.ndim)))
+        if at_once:
+            number_N = jnp.arange(most)
+            slot_N, into_N, out_of_N = places(number_N)
+            # What there is nothing to do for goes to a slot that there is not, and is dropped.
+            to_N = jnp.where(number_N < end_B[-1], slot_N, into.shape[0])
+            rest = tuple(range(1, into.ndim))
+            gather = jax.lax.GatherDimensionNumbers(offset_dims=rest, collapsed_slice_dims=(0,), start_index_map=(0, axis))
+            pieces = jax.lax.gather(out_of, jnp.stack([slot_N, out_of_N], axis=1), gather, shape, mode="clip")
+            scatter = jax.lax.ScatterDimensionNumbers(rest, inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, axis))
+            return jax.lax.scatter(into, jnp.stack([to_N, into_N], axis=1), pieces, scatter, mode="drop")
+
         def job(number, into):
-            slot = jnp.minimum(jnp.sum(end_B <= number), end_B.shape[0] - 1)
-            # The last block of a window must not pass its end; it covers some of the block before it again.
-            at = jnp.clip((number - (end_B[slot] - jobs_B[slot])) * block, 0, window - block)
+            (slot,), (into_at,), (out_of_at,) = places(number[None])
 
-            def start(token):
-                return (slot, *(token if other == axis else 0 for other in range(1, into.ndim)))
+            def start(at):
+                return (slot, *(at if other == axis else 0 for other in range(1, into.ndim)))
 
-            shape = (1, *(block if other == axis else into.shape[other] for other in range(1, into.ndim)))
-            piece = jax.lax.dynamic_slice(out_of, start(out_of_B[slot] + at), shape)
+            piece = jax.lax.dynamic_slice(out_of, start(out_of_at), shape)
             piece = piece if from_space is None else jax.device_put(piece, jax.memory.Space.Device)
             if most is not None:  # a turn with nothing to do leaves what is there
-                old = jax.lax.dynamic_slice(into, start(into_B[slot] + at), shape)
+                old = jax.lax.dynamic_slice(into, start(into_at), shape)
                 old = old if to_space is None else jax.device_put(old, jax.memory.Space.Device)
                 piece = jnp.where(number < end_B[-1], piece, old)
             piece = piece if to_space is None else jax.device_put(piece, to_space)
-            return jax.lax.dynamic_update_slice(into, piece, start(into_B[slot] + at))
+            return jax.lax.dynamic_update_slice(into, piece, start(into_at))
 
         return jax.lax.fori_loop(0, end_B[-1] if most is None else most, job, into)
 

@@ -12,6 +12,7 @@ from retune_jax.decoding import RecursiveDecoder
 from retune_jax.decoding.result import vote
 from retune_jax.evaluation import accuracy, figure, partial, samples, sizes
 from retune_jax.models import lora
+from retune_jax.models.llama import apart
 from retune_jax.progress import bar
 
 FIGURE = "accuracy.png"
@@ -39,7 +40,7 @@ def evaluate(*, workdir: Path, config, model, tokenizer, run: Path | None = None
     Args:
         workdir: a folder that exists.
         config: a run's configuration; `decode` and `eval` say how.
-        model: the model with its adapter, as `RecursiveDecoder` takes it.
+        model: the model with its adapter, as `RecursiveDecoder` takes it. It is used up: its weights may be gone afterwards.
         tokenizer: the model's.
         run: the folder with the run's training curves; `workdir` by default.
     """
@@ -48,10 +49,10 @@ def evaluate(*, workdir: Path, config, model, tokenizer, run: Path | None = None
     asked.sort(key=lambda item: -item[0])  # the longest first, so that no long one is left over at the end
     sized = sizes.for_evaluation(config, tokenizer)
     sizes.say(config.decode, sized, f"problems of length {asked[0][0]}")
-    decoder = RecursiveDecoder(lora.merge(model), tokenizer, sized)
+    what = partial.fingerprint({"task": config.task, "method": config.method, "settings": settings(config)}, model)
+    decoder = RecursiveDecoder(apart(lora.merge(model), donate=True), tokenizer, sized)
     prompts = [task.question(problem, config.method) for _, problem in asked for _ in range(config.eval.samples)]
     begun = time.perf_counter()
-    what = partial.fingerprint({"task": config.task, "method": config.method, "settings": settings(config)}, model)
     with bar(total=len(prompts), unit="problem", desc="evaluate", disable=not distributed.is_first()) as shown:
         results = partial.solve(decoder, prompts, workdir, what, shown.update)
     if results is None:  # process 0 has them

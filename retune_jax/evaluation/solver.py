@@ -16,6 +16,7 @@ from retune_jax.checkpoints import runs
 from retune_jax.decoding import DecoderConfig, RecursiveDecoder, Result
 from retune_jax.evaluation import calltree, sizes
 from retune_jax.models import lora, sharding
+from retune_jax.models.llama import apart
 from retune_jax.protocol import Context
 from retune_jax.tasks import ProblemError, Task
 
@@ -55,7 +56,7 @@ class Solver:
         """The run in `workdir`, of that configuration."""
         mesh = sharding.fitting_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
         _, model, tokenizer = runs.load_model(workdir, mesh, config)
-        return cls(config, lora.merge(model), tokenizer)
+        return cls(config, apart(lora.merge(model), donate=True), tokenizer)
 
     def read(self, text: str) -> Asked:
         """What to ask the model for that text."""

@@ -2,7 +2,7 @@
 
 A token is embedded; each layer adds an attention and a SwiGLU feed-forward, both on RMS-normalised input; a last norm and a
 matrix turn the stream into logits. The layers are built under `nnx.vmap`, so that each weight carries a leading layer axis,
-and run under `jax.lax.scan`: compile time does not grow with depth.
+and run under `jax.lax.scan`: compile time does not grow with depth. For decoding, `apart` gives each layer arrays of its own.
 
 The model is called in two ways, with the same weights and the same layer code:
 
@@ -17,7 +17,6 @@ F feed-forward width, V vocabulary.
 """
 
 import dataclasses
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -260,6 +259,11 @@ class Llama(nnx.Module):
         self.context_length = context_length
         self.attention = attention
 
+    @property
+    def stacked(self) -> bool:
+        """Whether a weight of all layers is one array, as rows need it; `step` takes either (`apart`)."""
+        return not isinstance(self.layers, nnx.List)
+
     def embed(self, tokens):
         """Token ids [...] to the stream [..., D]."""
         return self.embedding[...].astype(self.config.dtype)[tokens]
@@ -325,13 +329,41 @@ class Llama(nnx.Module):
         Window indices past a slot's last fed token may hold anything: they are not attended before they are overwritten.
         start_B + C may not pass the window.
         """
-        graphdef, state = nnx.split(self.layers)
         x_BxCxD, written = self.embed(tokens_BxC), []
         at_BxC = start_B[:, None] + jnp.arange(tokens_BxC.shape[1])
         turns_BxCx1x2xE = self.turns(at_BxC)
         bias_BxCxW = jnp.where(jnp.arange(cache[0][1].shape[2]) <= at_BxC[..., None], 0.0, -1e30).astype(jnp.float32)
-        for number, layer_cache in enumerate(cache):
-            layer = nnx.merge(graphdef, jax.tree.map(operator.itemgetter(number), state))
+        layers = _layers(self.layers, donate=False) if self.stacked else self.layers
+        for layer, layer_cache in zip(layers, cache, strict=True):
             x_BxCxD, layer_cache = layer.step(x_BxCxD, start_B, turns_BxCx1x2xE, bias_BxCxW, layer_cache)
             written.append(layer_cache)
         return self.logits(x_BxCxD), tuple(written)
+
+
+def apart(model: nnx.Module, *, donate: bool) -> nnx.Module:
+    """A copy for decoding: each layer of the `Llama`s in it has arrays of its own, on the devices where its part lay.
+
+    Where a compiled loop multiplies with a slice of a stacked weight, XLA may copy the slice first, in every turn. The other
+    weights are shared with the model. With `donate` so are none of the layers': each array is deleted as soon as it is taken
+    apart, and the model is of no use any more; without, the layers' weights are there twice until it is let go.
+    """
+    model = nnx.clone(model)
+    for llama in stacked(model):
+        llama.layers = _layers(llama.layers, donate)
+    return model
+
+
+def stacked(model: nnx.Module) -> list[Llama]:
+    """The `Llama`s in a model, or the model itself, whose layers are not apart."""
+    return [module for _, module in nnx.iter_graph(model) if isinstance(module, Llama) and module.stacked]
+
+
+def _layers(stack: Layer, donate: bool) -> nnx.List:
+    graphdef, state = nnx.split(stack)
+    leaves, structure = jax.tree.flatten(state)
+    columns = []
+    for leaf in leaves:
+        columns.append([leaf[number] for number in range(leaf.shape[0])])
+        if donate:
+            leaf.delete()
+    return nnx.List([nnx.merge(graphdef, jax.tree.unflatten(structure, layer)) for layer in zip(*columns)])
