@@ -8,8 +8,7 @@ find what a label names and to calculate with it; the third does all of it at an
     done
     cp runs/base-3/base/* retune_jax/assets/tiny/
 
-A laptop takes days for that. It makes a fair base overnight with a tenth of the rows and of the curriculum's examples, and
-`--config.train.attention=flash --config.data.workers=0`.
+On a CPU a stage needs `--config.train.attention=flash`, fewer rows, and a curriculum as much shorter.
 """
 
 from retune_jax.config import pretraining, read_arguments

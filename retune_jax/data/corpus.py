@@ -135,12 +135,17 @@ def _lookup(rng: random.Random, length: int, draft: _Draft):
     """Labelled values, some of which are asked for."""
     names = rng.sample(CUES, rng.randint(2, 6))
     values = {name: _value(rng, rng.randint(1, min(length, 12)), draft.repeats) for name in names}
-    before = " " + "".join(f"{name}: {value}\n" for name, value in values.items())
+    before = f" {_lines(values)}"
     for _ in range(rng.randint(2, 6)):
         name, cue = rng.choice(names), rng.choice(CUES)
         asked = f"{rng.choice(LOOKUPS).format(name)}\n{cue}" if rng.random() < 0.75 else name
         draft.ask(f"{before}{asked}:", f" {values[name]}")
         before = "\n"
+
+
+def _lines(values: dict[str, str]) -> str:
+    """A line for each labelled value."""
+    return "".join(f"{name}: {value}\n" for name, value in values.items())
 
 
 def _value(rng: random.Random, length: int, repeats: float) -> str:
@@ -156,10 +161,9 @@ def _fill(rng: random.Random, length: int, draft: _Draft):
     form = frame(rng, places)
     *names, cue = rng.sample([cue for cue in CUES if cue not in form], places + 1)
     values = {name: _value(rng, length, draft.repeats) for name in names}
-    lines = "".join(f"{name}: {value}\n" for name, value in values.items())
     order = rng.sample(names, places) if rng.random() < 0.7 else names
     filled = form.format(*(values[name] for name in order))
-    draft.ask(f" {lines}Form: {form.format(*order)}\n{cue}:", f" {filled}\n")
+    draft.ask(f" {_lines(values)}Form: {form.format(*order)}\n{cue}:", f" {filled}\n")
 
 
 def _expressions(rng: random.Random, length: int, draft: _Draft):
@@ -181,7 +185,7 @@ def _expressions(rng: random.Random, length: int, draft: _Draft):
     if sentence:
         before = f" {frame(rng, 2).format(*map(shown, lists.values()))}\n"
     else:
-        before = " " + "".join(f"{name}: {shown(some)}\n" for name, some in lists.items())
+        before = f" {_lines({name: shown(some) for name, some in lists.items()})}"
     said = [
         (x, a),
         (y, b),
