@@ -12,6 +12,7 @@ On a CPU a stage needs `--config.train.attention=flash`, fewer rows, and a curri
 """
 
 from retune_jax.config import pretraining, read_arguments
+from retune_jax.errors import UserError
 
 # Per stage: of the data, and of the training. A curriculum has points (example, longest list); gaps are positions that a
 # context may take (data/gaps.py).
@@ -39,6 +40,8 @@ STAGES = {
 def get_config(arguments: str = ""):
     """The configuration of a stage; `arguments` is `stage=…`."""
     stage = read_arguments(arguments, {"stage": "1"})["stage"]
+    if stage not in STAGES:
+        raise UserError(f"config argument 'stage={stage}': no such stage; there are {', '.join(STAGES)}")
     config = pretraining("")
     data, train = STAGES[stage]
     if stage != "1":

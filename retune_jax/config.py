@@ -66,6 +66,7 @@ def pretraining(arguments: str) -> ConfigDict:
         "examples": 20_000_000,
         "curriculum": ((0, 4),),  # (example, longest list), in order
         "repeats": 0.0,  # share of the lists in which stretches of items stand more than once
+        "sums": 0.0,  # share of the examples that are sums and comparisons of lists' items
         "gaps": 0,  # positions that a context may take, with gaps (data/gaps.py); 0: one a token
         "workers": 0,  # processes that make batches; 0: a thread of this one
     }
@@ -104,6 +105,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "replay_after": 0,  # steps (about) of the task alone, before replay begins
                 "replay_items": 60,  # of the longest list in that text
                 "repeats": 0.6,  # share of that text's lists in which stretches of items stand more than once
+                "sums": 0.0,  # share of that text's examples that are sums and comparisons of lists' items
             },
             "train": {
                 "steps": 600,
@@ -286,8 +288,9 @@ def validate(config: ConfigDict):
     _at_least(config, "data.gaps_after", 0)
     _at_least(config, "data.replay_items", 1)
     _at_least(config, "data.replay_after", 0)
-    if not 0 <= config.data.repeats <= 1:
-        raise UserError(f"config.data.repeats: {config.data.repeats} is not in [0, 1]")
+    for name in ("repeats", "sums"):
+        if not 0 <= config.data[name] <= 1:
+            raise UserError(f"config.data.{name}: {config.data[name]} is not in [0, 1]")
     if config.data.scale > 1:
         raise UserError(f"config.data.scale: {config.data.scale} is more than 1, the paper's size")
     if config.base is None:

@@ -139,6 +139,7 @@ def test_only_what_changes_learning_makes_another_experiment():
         (["--config=configs/parity.py", "--config.zzz=3"], ["--config.zzz"]),
         (["--config=configs/parity.py", "--config.train.steps=many"], ["--config.train.steps=many"]),
         (["--config=configs/absent.py"], ["configs/absent.py"]),
+        (["--config=configs/base.py:stage=9"], ["stage=9", "1, 2, 3"]),
         (["--config=configs/parity.py:methd=retune"], ["methd", "did you mean 'method'?"]),
         (["--config=configs/parity.py", "--wrkdir=x"], ["wrkdir"]),
         (["--config=configs/parity.py", "extra"], ["extra"]),

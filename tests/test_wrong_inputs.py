@@ -98,6 +98,7 @@ ROWS = [
     (TRAIN, ["--config.data.dir=gs://bucket/data"], ["config.data.dir", "gs://bucket/data"]),
     (TRAIN, ["--config.data.context_length=600"], ["config.data.context_length", "600"]),
     (TRAIN, ["--config.data.replay=1"], ["config.data.replay", "1"]),
+    (TRAIN, ["--config.data.sums=1.5"], ["config.data.sums", "1.5", "[0, 1]"]),
     (TRAIN, ["--config.decode.max_depth=-1"], ["decode.max_depth", "-1"]),
     (TRAIN, ["--config.decode.stack_tokens=-1"], ["decode.stack_tokens", "-1"]),
     (TRAIN, ["--config.decode.max_calls=-1"], ["decode.max_calls", "-1"]),

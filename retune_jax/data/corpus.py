@@ -23,7 +23,7 @@ from collections.abc import Callable
 from functools import partial
 
 from retune_jax.data.facts import FACTS, SUM_WITH_CARRY, Fact, facts_for
-from retune_jax.data.sentences import frame, items, labels, number, shown, signed_items, word
+from retune_jax.data.sentences import frame, items, labels, number, repeating, shown, signed_items, word
 
 # Cues ask for something; any cue that is in none of the special groups asks for the rest of the sentence's list.
 FIRST, LAST, WHOLE = ("First", "Head", "Begin"), ("Last", "Tail", "End"), ("Repeat", "Copy", "Again")
@@ -33,6 +33,7 @@ CUES = (
 VALUE = ("Value", "Answer", "Result")  # behind a question for a fact
 LOOKUPS = ("Say {}", "Show {}", "What is {}?", "{} again", "{}")
 LONGEST_PAIR, TOKENS_OF_PAIR = 40, 18  # items of lists that stand in twos, and tokens that one in each takes at most
+LONGEST_SUMMED = 14  # items of lists whose sums are close
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +59,17 @@ def _rewrite(rng: random.Random, length: int, draft: _Draft):
     lists = [items(rng, length, draft.repeats)]
     if pair:
         lists.append(items(rng, length if rng.random() < 0.8 else max(1, length - 1), draft.repeats))
-    sentence = frame(rng, len(lists))
+    _ask_to_rewrite(rng, frame(rng, len(lists)), lists, draft)
+    before = ""
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        _ask_of_ends(rng, lists[0], before, draft)
+        before = "\n"
+
+
+def _ask_to_rewrite(rng: random.Random, sentence: str, lists: list[list[str]], draft: _Draft):
+    """Asks for the sentence with these lists again, without their first items, or whole."""
     text = sentence.format(*map(shown, lists))
-    whole = length < 2 or rng.random() < 0.15
+    whole = len(lists[0]) < 2 or rng.random() < 0.15
     cue = rng.choice(WHOLE) if whole else rng.choice(CUES)
     wanted = text if whole else sentence.format(*(shown(some[1:]) for some in lists))
     style = rng.random()
@@ -70,10 +79,6 @@ def _rewrite(rng: random.Random, length: int, draft: _Draft):
         draft.ask(f" {text}\n{cue}: {rng.choice(CUES)}:", f" {wanted}\n")
     else:
         draft.ask(f" {text}\n{cue}:", f" {rng.choice(CUES)}: {wanted}\n")
-    before = ""
-    for _ in range(rng.choice((0, 1, 1, 2))):
-        _ask_of_ends(rng, lists[0], before, draft)
-        before = "\n"
 
 
 def _noise(rng: random.Random) -> str:
@@ -207,6 +212,38 @@ def _expressions(rng: random.Random, length: int, draft: _Draft):
         before = "\n"
 
 
+def _close_sums(rng: random.Random, length: int, draft: _Draft):
+    """Two lists in a sentence, perhaps to be written again without their first items, then whether one item is another one, or
+    the sum of two others: it always nearly is, so that only calculating tells."""
+    count = rng.randint(1, 4) if rng.random() < 0.5 else rng.randint(1, min(length, LONGEST_SUMMED))
+    low, high = rng.choice(((0, 2), (-5, 5), (-9, 9), (0, 20)))
+    lists = {name: repeating(rng, [str(rng.randint(low, high)) for _ in range(count)], draft.repeats) for name in ("a", "b")}
+    terms = []
+    for places in ((0, 0, 0, 1), (0, 0, 1), (0, 1, 2, 2))[: 2 if count == 1 or rng.random() < 0.3 else 3]:
+        free = [(name, min(place, count - 1)) for name in lists for place in places]
+        terms.append(rng.choice([term for term in free if term not in terms]))
+    total = sum(int(lists[name][place]) for name, place in terms[1:])
+    off = rng.choice((0, 0, 0, 0, -1, 1, 1, 1, 2, 2, rng.randint(-9, 9)))
+    name, place = terms[0]
+    lists[name][place] = str(total + off)
+    sentence, before = frame(rng, 2), ""
+    if rng.random() < 0.5:
+        _ask_to_rewrite(rng, sentence, [*lists.values()], draft)
+    else:
+        before = f" {sentence.format(*map(shown, lists.values()))}\n"
+    item, *others = (f"{name}[{place}]" for name, place in terms)
+    added = " + ".join(others)
+    asked: list[tuple[str, int]] = [(f"{item} == {added}", off == 0)]
+    if rng.random() < 0.6:
+        asked.append(rng.choice(((f"max({item}, {added})", total + max(off, 0)), (added, total))))
+    for cue, (text, value) in zip(rng.sample(CUES, 2), asked):
+        if not isinstance(value, bool) and rng.random() < 0.6:
+            name = rng.choice(("a", "b"))
+            text, value = f"Put before {name}: {text}", shown([str(value), *lists[name]])
+        draft.ask(f"{before}{text}\n{cue}:", f" {value}")
+        before = "\n"
+
+
 def _number_sentence(rng: random.Random, length: int, repeats: float) -> tuple[list[str], Callable[[int], str]]:
     """One or two numbers, and the sentence about them when so many of their first digits are left out."""
     numbers = [number(rng, length, repeats)]
@@ -322,12 +359,19 @@ class Corpus:
         repeats: share of the lists and numbers in which stretches of items stand more than once. There only the place tells
             what to copy next.
         room: tokens that an example may take, which bounds the lists that stand in twos; the curriculum bounds the others.
+        sums: share of the examples that are about sums of two lists' items, and comparisons of nearly equal ones, only.
     """
 
     def __init__(
-        self, seed: int, examples: int, curriculum: tuple[tuple[int, int], ...], repeats: float = 0.0, room: int = 768
+        self,
+        seed: int,
+        examples: int,
+        curriculum: tuple[tuple[int, int], ...],
+        repeats: float = 0.0,
+        room: int = 768,
+        sums: float = 0.0,
     ):
-        self.seed, self.examples, self.curriculum, self.repeats = seed, examples, curriculum, repeats
+        self.seed, self.examples, self.curriculum, self.repeats, self.sums = seed, examples, curriculum, repeats, sums
         self.pair = max(1, min(LONGEST_PAIR, room // TOKENS_OF_PAIR))
 
     def __len__(self) -> int:
@@ -349,7 +393,10 @@ class Corpus:
         rng = random.Random(f"{self.seed}/{index}")
         length = _length(rng, self.longest(index))
         draft = _Draft([], [], self.repeats, length, self.pair)
-        rng.choices([skill for skill, _ in SKILLS], [share for _, share in SKILLS])[0](rng, length, draft)
+        if self.sums and rng.random() < self.sums:
+            _close_sums(rng, length, draft)
+        else:
+            rng.choices([skill for skill, _ in SKILLS], [share for _, share in SKILLS])[0](rng, length, draft)
         return {"inputs": draft.inputs, "outputs": draft.outputs, "length": length}
 
 

@@ -234,4 +234,5 @@ def order(config: ConfigDict) -> dict:
 
 
 def _corpus(config: ConfigDict, examples: int, curriculum: tuple) -> Corpus:
-    return Corpus(config.seed, examples, curriculum, config.data.repeats, config.data.context_length)
+    data = config.data
+    return Corpus(config.seed, examples, curriculum, data.repeats, data.context_length, data.sums)
