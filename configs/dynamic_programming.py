@@ -19,8 +19,8 @@ def get_config(arguments: str = ""):
         config.data.update({"gaps": 600, "gaps_after": 800})
         config.eval.lengths = "2:24"
         if config.method in ("retune", "no_carry"):
-            # Two phases: the computations alone, by steps that are the same size in every direction, which learns them in
-            # half as many; then replay, a quarter of it sums that are nearly equal, and gaps.
+            # Two phases: the computations alone, then replay, a quarter of it sums that are nearly equal, and gaps. Muon gets
+            # farther in as many steps (docs/results.md).
             config.data.update({"replay": 0.4, "replay_after": 900, "replay_items": 30, "sums": 0.25, "context_length": 512})
             config.data.update({"gaps": 400, "gaps_after": 900})
             config.train.update({"steps": 1800, "schedule": "linear", "optimizer": "muon", "learning_rate": 1e-2})

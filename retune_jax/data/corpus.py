@@ -205,11 +205,18 @@ def _expressions(rng: random.Random, length: int, draft: _Draft):
     ]
     for cue in cues[: rng.choice((1, 2, 3))]:
         text, value = rng.choice(said)
-        if not isinstance(value, bool) and rng.random() < 0.4:
-            draft.ask(f"{before}Put before {one}: {text}\n{cue}:", f" {shown([str(value), *lists[one]])}")
-        else:
-            draft.ask(f"{before}{text}\n{cue}:", f" {value}")
+        put = not isinstance(value, bool) and rng.random() < 0.4
+        _ask_to_calculate(before, text, cue, value, (one, lists[one]) if put else None, draft)
         before = "\n"
+
+
+def _ask_to_calculate(before: str, text: str, cue: str, value: int, put: tuple[str, list[str]] | None, draft: _Draft):
+    """Asks for an expression's value, or for the list that is to be `put` behind it, given by its name and its items."""
+    if put:
+        name, some = put
+        draft.ask(f"{before}Put before {name}: {text}\n{cue}:", f" {shown([str(value), *some])}")
+    else:
+        draft.ask(f"{before}{text}\n{cue}:", f" {value}")
 
 
 def _close_sums(rng: random.Random, length: int, draft: _Draft):
@@ -237,10 +244,8 @@ def _close_sums(rng: random.Random, length: int, draft: _Draft):
     if rng.random() < 0.6:
         asked.append(rng.choice(((f"max({item}, {added})", total + max(off, 0)), (added, total))))
     for cue, (text, value) in zip(rng.sample(CUES, 2), asked):
-        if not isinstance(value, bool) and rng.random() < 0.6:
-            name = rng.choice(("a", "b"))
-            text, value = f"Put before {name}: {text}", shown([str(value), *lists[name]])
-        draft.ask(f"{before}{text}\n{cue}:", f" {value}")
+        put = not isinstance(value, bool) and rng.random() < 0.6
+        _ask_to_calculate(before, text, cue, value, rng.choice([*lists.items()]) if put else None, draft)
         before = "\n"
 
 
