@@ -146,8 +146,9 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
             return
         except OSError:  # a file system without locks: nobody can be kept out
             break
-        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-            break
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
         file.close()  # the one that held it has removed it: begin again
     try:
         yield True

@@ -497,6 +497,19 @@ def test_34_a_system_without_file_locks_is_told_which_have_them(monkeypatch, tmp
         pass
 
 
+def test_34_many_processes_take_turns_at_a_lock(tmp_path):
+    """Each removes the lock's file as it lets go, while others wait for it or come anew."""
+    code = "import sys; from pathlib import Path; from retune_jax import disk\n"
+    code += "folder = Path(sys.argv[1]); total = folder / 'total'\n"
+    code += "for _ in range(200):\n    with disk.locked(folder / '.lock', wait=True):\n"
+    code += "        total.write_text(str(int(total.read_text()) + 1))"
+    (tmp_path / "total").write_text("0")
+    with contextlib.ExitStack() as running:
+        processes = [running.enter_context(python(code, tmp_path)) for _ in range(6)]
+        assert [process.wait() for process in processes] == [0] * 6
+    assert (tmp_path / "total").read_text() == "1200"
+
+
 def test_35_grading_compares_text_exactly_and_the_docs_say_so():
     task = tasks.get("dynamic_programming")
     problem = task.parse("[3, 2]")
