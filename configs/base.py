@@ -1,4 +1,4 @@
-"""The tiny base model: all weights, from random ones, on general skills (retune_jax/data/corpus.py).
+"""The tiny base model: all weights, from random ones, on general skills (retune_jax/data/corpus).
 
 Three stages, each from the one before, on one GPU. The first learns to copy, ever longer lists; the second, on short ones, to
 find what a label names and to calculate with it; the third does all of it at any length:

@@ -51,7 +51,7 @@ def recipe(arguments: str, *, task: str, small: float = 0.05) -> ConfigDict:
 
 
 def pretraining(arguments: str) -> ConfigDict:
-    """The configuration that makes a base model: all weights, from random ones, on data/corpus.py.
+    """The configuration that makes a base model: all weights, from random ones, on data/corpus.
 
     Args:
         arguments: `model=…`; left out, it is `tiny`.
@@ -101,7 +101,7 @@ def _small(task: str, method: str, model: str, opening: str) -> ConfigDict:
                 "context_length": 512,  # of the longest context; attention looks no farther
                 "gaps": 0,  # positions that a context of the task may take, with gaps (data/gaps.py); 0: one a token
                 "gaps_after": 0,  # steps (about) without them
-                "replay": 0.0,  # share of the examples that are the base's own text (data/corpus.py), not the task's
+                "replay": 0.0,  # share of the examples that are the base's own text (data/corpus), not the task's
                 "replay_after": 0,  # steps (about) of the task alone, before replay begins
                 "replay_items": 60,  # of the longest list in that text
                 "repeats": 0.6,  # share of that text's lists in which stretches of items stand more than once

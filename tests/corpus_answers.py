@@ -3,8 +3,7 @@
 import re
 from functools import partial
 
-from retune_jax.data import corpus
-from retune_jax.data.corpus import CUES, FIRST, LAST, VALUE, WHOLE
+from retune_jax.data.corpus.draft import CUES, FIRST, LAST, LOOKUPS, VALUE, WHOLE
 
 CARRY = "carry {}, digit {}"
 NAMED = r"(.*) as (\w+) and (\w+)"  # a sum's question may choose the names in its answer
@@ -127,7 +126,7 @@ def labelled_lists(given):
 
 def check_lookup(named, asked, output):
     """One of the labelled values that open an example."""
-    name = next((name for name in named if asked in [name, *(form.format(name) for form in corpus.LOOKUPS)]), None)
+    name = next((name for name in named if asked in [name, *(form.format(name) for form in LOOKUPS)]), None)
     assert name and output == f" {named[name]}"
 
 

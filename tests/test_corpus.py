@@ -12,8 +12,8 @@ import pytest
 from corpus_answers import check
 
 from retune_jax import tasks
-from retune_jax.data import corpus, facts, sentences
-from retune_jax.data.corpus import Corpus
+from retune_jax.data import corpus
+from retune_jax.data.corpus import Corpus, facts, sentences
 from retune_jax.protocol import CALL
 from retune_jax.tokenizer import tiny
 

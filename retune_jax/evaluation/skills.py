@@ -5,7 +5,7 @@
     python -m retune_jax.evaluation.skills --workdir=runs/addition-retune-tiny    # a run so far, and its task
 
 How far a tuned model generalises is decided by what its base copies exactly at a length. A model is asked for what
-data/corpus.py teaches, in texts that no training has seen, and read with the right text before each token (teacher forcing):
+data/corpus teaches, in texts that no training has seen, and read with the right text before each token (teacher forcing):
 one pass says whether greedy decoding would write all of it. For a run of a task its own contexts come too, the first call and
 the last answer of true solutions, at the lengths asked for. Their problems are of a seed of their own: a run can be chosen by
 them, and be evaluated afterwards on problems that had no say in it.
@@ -19,9 +19,10 @@ import numpy as np
 
 from retune_jax import cli, disk
 from retune_jax import config as recipes
-from retune_jax.data import corpus, sentences
+from retune_jax.data.corpus import sentences
+from retune_jax.data.corpus.draft import LONGEST_PAIR
+from retune_jax.data.corpus.facts import SUM_WITH_CARRY
 from retune_jax.data.encode import encode
-from retune_jax.data.facts import SUM_WITH_CARRY
 from retune_jax.errors import UserError
 from retune_jax.progress import bar
 from retune_jax.tasks.task import Task
@@ -112,16 +113,16 @@ SKILLS = {
     "self-repeating bits": (1000, _rewriting(lambda rng, length: _bits(rng, length, repeats=1.0))),
     "two numbers": (1000, _numbers),
     "one signed list": (sentences.SIGNED_UP_TO, _rewriting(_signed)),
-    "two signed lists": (corpus.LONGEST_PAIR, _rewriting(_signed, places=2)),
-    "form with two lists": (corpus.LONGEST_PAIR, _form),
+    "two signed lists": (LONGEST_PAIR, _rewriting(_signed, places=2)),
+    "form with two lists": (LONGEST_PAIR, _form),
     "digit put before a number": (1000, _put_before),
     "labelled line changed": (1000, _labelled_line),
     "sum of first digits": (1000, _sum_of_firsts),
     "first bit xor a line": (1000, _xor_of_first),
-    "maximum of sums": (corpus.LONGEST_PAIR, _calculating(False, *MAXIMUM)),
-    "comparison of sums": (corpus.LONGEST_PAIR, _calculating(False, *COMPARISON)),
-    "maximum, labelled": (corpus.LONGEST_PAIR, _calculating(True, *MAXIMUM)),
-    "comparison, labelled": (corpus.LONGEST_PAIR, _calculating(True, *COMPARISON)),
+    "maximum of sums": (LONGEST_PAIR, _calculating(False, *MAXIMUM)),
+    "comparison of sums": (LONGEST_PAIR, _calculating(False, *COMPARISON)),
+    "maximum, labelled": (LONGEST_PAIR, _calculating(True, *MAXIMUM)),
+    "comparison, labelled": (LONGEST_PAIR, _calculating(True, *COMPARISON)),
 }
 CALLS, ANSWERS = "task: first call", "task: last answer"
 

@@ -1,4 +1,4 @@
-"""Sentences of random words with lists and numbers in them: what the corpus (data/corpus.py) asks its questions about.
+"""Sentences of random words with lists and numbers in them: what the corpus asks its questions about.
 
     >>> rng = random.Random(33)
     >>> frame(rng, 2)
@@ -11,6 +11,7 @@ so a share of all lists and numbers repeat themselves, in four ways.
 """
 
 import random
+from collections.abc import Callable
 
 # Words of sentences: every word that a task's wording may use, and as many that none does.
 WORDS = (
@@ -68,6 +69,22 @@ def number(rng: random.Random, digits: int, repeats: float) -> str:
 def shown(items: list[str]) -> str:
     """The items as a list is written."""
     return f"[{', '.join(items)}]"
+
+
+def number_sentence(rng: random.Random, length: int, repeats: float) -> tuple[list[str], Callable[[int], str]]:
+    """One or two numbers, and the sentence about them when so many of their first digits are left out."""
+    numbers = [number(rng, length, repeats)]
+    if rng.random() < 0.6:
+        numbers.append(number(rng, length if rng.random() < 0.7 else rng.randint(1, length), repeats))
+    if rng.random() < 0.4:
+        sentence = frame(rng, len(numbers))
+    else:
+        words = [[word(rng) for _ in range(rng.choice((0, 0, 1, 2, 3)))] for _ in numbers]
+        joint = rng.choice(("and", "+", "with", ",", "then"))
+        if joint == "+" and not words[-1]:
+            joint = "then"  # numbers on both sides of a + would be addition's own question
+        sentence = f" {joint} ".join(" ".join([*some, "{}"]) for some in words)
+    return numbers, lambda cut: sentence.format(*(number[cut:] for number in numbers))
 
 
 def repeating(rng: random.Random, items: list[str], share: float) -> list[str]:

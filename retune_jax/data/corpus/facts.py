@@ -5,7 +5,7 @@
     >>> XOR.value(1, 1), MAX.value(-3, 12), SAME.value(4, 4)
     ('0', '12', 'yes')
 
-The corpus (data/corpus.py) asks for them. No fact has more than three numbers, and none a number of more than two digits.
+The corpus asks for them. No fact has more than three numbers, and none a number of more than two digits.
 """
 
 import dataclasses
