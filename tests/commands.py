@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,22 @@ class Commands:
         """
         print(json.dumps([module, arguments, reach]), file=self._process.stdin, flush=True)
         return Done(**json.loads(self._process.stdout.readline()))
+
+
+def python(code, *arguments, **options):
+    """A process that runs `code` as a command of this project does: its signals are answered by `interrupts`."""
+    begin = "from retune_jax import interrupts; interrupts.install()\n"
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", begin + code, *map(str, arguments)], env=env, **pipes, **options)
+
+
+def until(condition, seconds=30):
+    """Waits."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _serve():

@@ -226,3 +226,11 @@ def test_weights_of_another_shape_are_named(base_folder, tmp_path, mesh):
     (folder / "model.json").write_text((folder / "model.json").read_text().replace('"hidden": 16', '"hidden": 32'))
     with pytest.raises(UserError, match="kernel"):
         weights.assemble(weights.load_base(str(folder), "custom"), None, remat="none", context_length=None, seed=0, mesh=mesh)
+
+
+def test_a_base_of_another_shape_than_the_model_named_is_refused(base_folder):
+    with pytest.raises(UserError, match=r"no tiny \(layers 2, not 4\)"):
+        weights.load_base(str(base_folder), "tiny")
+    with pytest.raises(UserError, match="no llama_7b"):
+        weights.load_base("tiny", "llama_7b")
+    assert weights.load_base(str(base_folder), "custom").shape.layers == 2

@@ -100,6 +100,34 @@ def test_wrong_values_are_named(path, value):
     assert "\n" not in str(error.value)
 
 
+def test_what_follows_from_the_method_is_refused_when_it_is_set_apart():
+    for key, value in {"decode.calls": False, "decode.opening": "\nAnswer:", "decode.carry": False}.items():
+        config = recipes.recipe("", task="parity")
+        config.update_from_flattened_dict({key: value})
+        with pytest.raises(UserError, match=f"config.{key}"):
+            recipes.validate(config)
+    for key in ("method", "model"):
+        with pytest.raises(UserError, match=rf"--config=FILE\.py:{key}=x"):
+            recipes.check_overrides({key: "x"})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 2**70])
+def test_a_seed_that_is_no_seed_is_named(seed):
+    for key in ("seed", "decode.seed"):
+        changed = recipes.recipe("", task="parity")
+        changed.update_from_flattened_dict({key: seed})
+        with pytest.raises(UserError, match=rf"config\.{key}: {seed} is not in"):
+            recipes.validate(changed)
+
+
+def test_numbers_that_train_nothing_are_refused():
+    for key, value in {"lora.alpha": 0.0, "train.clip": float("inf"), "train.weight_decay": float("-inf")}.items():
+        changed = recipes.recipe("", task="parity")
+        changed.update_from_flattened_dict({key: value})
+        with pytest.raises(UserError, match=rf"config\.{key}"):
+            recipes.validate(changed)
+
+
 def test_a_method_that_comes_too_late_for_its_recipe_is_refused():
     config = recipes.recipe("", task="parity")
     config.method = "baseline"
@@ -162,3 +190,11 @@ def test_help_is_quick_and_exits_with_0():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--workdir" in done.stdout
     assert " jax\n" not in done.stderr
+
+
+def test_a_platform_that_is_not_there_is_named(tmp_path):
+    command = [sys.executable, "-m", "retune_jax.train", "--config=configs/parity.py", f"--workdir={tmp_path / 'run'}"]
+    env = dict(os.environ, JAX_PLATFORMS="cuda")
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "JAX_PLATFORMS=cuda" in done.stderr
+    assert not (tmp_path / "run").exists()

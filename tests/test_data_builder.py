@@ -182,3 +182,8 @@ def test_mistakes_are_one_line_and_write_nothing(parity, tmp_path):
     with pytest.raises(UserError, match="has no split 'dev'; it has"):
         parity.source("dev")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_scale_that_leaves_no_example_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"config\.data\.scale: 1e-09 is so small that no example is left"):
+        builder.prepare("addition", "retune", scale=1e-9, seed=0, data_dir=tmp_path, progress=False)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import small_run
-from commands import ROOT
+from commands import ROOT, python, until
+
+from retune_jax.training import stop
 
 TRAIN = "retune_jax.train --config=configs/parity.py --workdir=new --config.data.dir=data --config.data.scale=0.001"
 TINY = "--config.train.steps=2000 --config.train.rows=4 --config.train.log_every=1000"
@@ -131,3 +133,57 @@ def test_help_and_mistakes_take_less_than_three_seconds(words, code, folder):
     assert process.returncode == code, err
     assert usage.ru_utime + usage.ru_stime < 3, "of the processor: other work on the machine does not count"
     assert err.count("\n") == (1 if code else 0) and bool(out) == (not code)
+
+
+CHILD = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+def save(number, frame):
+    time.sleep(1)
+    (folder / "saved").touch()
+    sys.exit(128 + number)
+signal.signal(signal.SIGINT, save)
+signal.signal(signal.SIGTERM, save)
+(folder / "ready").touch()
+time.sleep(60)
+"""
+PARENT = """
+import sys
+from retune_jax.processes import call
+call([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_study_is_passed_on_and_its_run_waited_for(number, tmp_path):
+    with python(PARENT, CHILD, tmp_path) as parent:
+        until((tmp_path / "ready").exists)
+        parent.send_signal(number)
+        _, err = parent.communicate(timeout=30)
+    assert parent.returncode == 128 + number
+    assert (tmp_path / "saved").exists(), "the run had the time that it took"
+    assert err.count("\n") == 1 and err.startswith("retune_jax: ")
+
+
+def test_a_stop_before_there_is_anything_to_save_ends_at_once_and_a_second_one_too():
+    code = "import time\nfrom retune_jax.training.stop import StopRequests\nwith StopRequests() as stop:\n"
+    with python(code + "    print('in', flush=True); time.sleep(60)") as process:
+        assert process.stdout.readline() == "in\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=20)[1] == "\nretune_jax: terminated\n" and process.returncode == 143
+    code += "    stop.unsaved = True; print('in', flush=True)\n    while not stop.requested: time.sleep(0.01)\n"
+    with python(code + "    print(stop.requested.name, flush=True); time.sleep(60)") as process:
+        assert process.stdout.readline() == "in\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "SIGTERM\n"
+        process.send_signal(signal.SIGTERM)  # again, as schedulers do
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20)[1] == "\nretune_jax: interrupted\n" and process.returncode == 130
+    assert stop.StopRequests().requested is None
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    problem = "1" * 300 + " + 1"
+    command = f"{sys.executable} -m retune_jax.tasks --task=addition --method=retune --problem='{problem}' | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("\n") == 1 and done.stderr == ""

@@ -114,6 +114,17 @@ def test_a_mesh_that_does_not_fit_is_named(sizes):
         sharding.make_mesh(*sizes)
 
 
+def test_a_run_is_laid_out_on_the_devices_there_are(monkeypatch, capsys):
+    layouts = {(8, 1, 1): (4, 1, 1), (1, 8, 1): (1, 4, 1), (2, 2, 2): (1, 2, 2), (1, 1, 3): (4, 1, 1), (-1, 1, 8): (1, 1, 4)}
+    for asked, given in layouts.items():
+        assert tuple(sharding.fitting_mesh(*asked).shape.values()) == given
+        assert capsys.readouterr().err.count("\n") == 1
+    assert tuple(sharding.fitting_mesh(-1, 2, 1).shape.values()) == (2, 2, 1)
+    assert capsys.readouterr().err == "", "what fits is taken as it is"
+    with pytest.raises(UserError, match="sizes are positive"):
+        sharding.fitting_mesh(0, 1, 1)
+
+
 @pytest.mark.parametrize("sizes, gathers", [((1, 4, 1), True), ((4, 1, 1), False)], ids=str)
 def test_fsdp_sends_weights_and_never_the_sums_of_activations(sizes, gathers):
     """The compiled gradient: a layer's weights are gathered where they are used; what is added up is the adapter's gradient."""

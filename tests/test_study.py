@@ -1,6 +1,7 @@
 """A study makes its runs once, in one process, goes on where it was stopped, and tells of them truly."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -244,3 +245,18 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(arguments, words, tmp_path)
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
     assert words in ended.stderr and not list(tmp_path.iterdir())
+
+
+def test_a_run_counts_for_a_study_only_when_its_config_says_what_is_asked(recipe, tmp_path):
+    workdir = shutil.copytree(Path(recipe).parent / "run", tmp_path / "run")
+    (workdir / "eval.json").write_text("{}")
+    assert runner.counts(workdir, config_file.read_run(workdir))
+    for key, value in {"train.learning_rate": 0.5, "eval.lengths": "1:9", "train.steps": 9, "decode.slots": 3}.items():
+        wanted = config_file.read_run(workdir)
+        wanted.update_from_flattened_dict({key: value})
+        assert not runner.counts(workdir, wanted), key
+
+
+def test_a_recipe_may_have_arguments_of_its_own_in_a_study():
+    config = runner.configuration(f"{ROOT}/configs/parity.py:data=paper", "method=baseline", [], quick=False)
+    assert (config.method, config.data.scale) == ("baseline", 1.0)
