@@ -26,11 +26,12 @@ def get_config(arguments: str = ""):
             config.train.update({"steps": 1800, "schedule": "linear", "optimizer": "muon", "learning_rate": 1e-2})
         elif config.method == "scratchpad":
             config.data.update({"sequence_length": 1024, "context_length": 1024, "gaps_after": 400})
-            config.train.steps = 825  # of twice the tokens
+            config.train.update({"steps": 825, "learning_rate": 6e-3})  # steps of twice the tokens
         elif config.method == "no_isolation":  # the whole recursion in one context: 12 items take 3,110
             config.data.update({"sequence_length": 1152, "context_length": 1152})  # 5 items take 1,000
             config.train.rows = 4
             config.eval.lengths = "2:12"
         else:
             config.data.context_length = 256  # 5 items take 176, and without recursion 192
+            config.train.learning_rate = 1e-3  # the best of three, as every method's
     return config

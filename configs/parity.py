@@ -22,4 +22,6 @@ def get_config(arguments: str = ""):
         elif config.method == "no_isolation":  # the whole recursion in one context: 40 bits take 2,510 tokens
             config.data.update({"sequence_length": 1024, "context_length": 1024})  # 21 bits take 915
             config.train.rows = 4
+        elif config.method == "baseline":
+            config.train.learning_rate = 6e-3  # the best of three, as every method's
     return config
