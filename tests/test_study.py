@@ -1,6 +1,7 @@
 """A study makes its runs once, in one process, goes on where it was stopped, and tells of them truly."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def test_a_quick_study_is_smaller_and_says_so(made, recipe, tmp_path):
     text = perform(recipe, tmp_path, "--config.train.log_every=5", quick=True)
     assert "Quick: fewer points" in text and len(made.runs) == 3
     for _, config in made.runs:
-        assert (config.train.steps, config.train.rows, config.train.log_every) == (100, 4, 5)
+        assert (config.train.steps, config.train.rows, config.train.log_every) == (200, 4, 5)
     for name in tasks.names():
         config = runner.configuration(str(ROOT / "configs" / f"{name}.py"), "", [], quick=True)
         longest = tasks.get(name).trained_lengths[1]
@@ -133,6 +134,25 @@ def test_a_quick_study_is_smaller_and_says_so(made, recipe, tmp_path):
     for plan in STUDIES.values():
         full, quick = ({run.folder for run in some(tasks.get("parity"))} for some in (plan.runs, plan.quick))
         assert len(full) == len(plan.runs(tasks.get("parity"))) and quick and len(quick) <= len(full)
+
+
+LEARNING = """
+import sys
+from pathlib import Path
+from absl import flags
+from retune_jax.studies import runner
+from retune_jax.training import loop
+flags.FLAGS([""])
+loop.train(runner.configuration(sys.argv[1], "method=retune", [], quick=True), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_what_a_quick_study_compares_with_has_learned_its_task(tmp_path):
+    """By Re-Tuning parity is solved in as few steps as that, so that the others' failing says something."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    subprocess.run([sys.executable, "-c", LEARNING, ROOT / "configs" / "parity.py", tmp_path], check=True, env=env)
+    assert all(row["accuracy"] >= 0.9 for row in json.loads((tmp_path / "eval.json").read_text())["rows"])
 
 
 def test_the_runs_of_a_study_differ_in_nothing_that_it_does_not_vary():

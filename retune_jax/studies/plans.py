@@ -119,7 +119,7 @@ STUDIES = {
 }
 
 # Of Re-Tuning's recipe, what a study of the tiny model takes: of the steps, and of the tokens a step when it is quick.
-SHARE_OF_STEPS, QUICK_STEPS, QUICK_SHARE_OF_TOKENS = 1 / 3, 100, 1 / 2
+SHARE_OF_STEPS, QUICK_STEPS, QUICK_SHARE_OF_TOKENS = 2 / 3, 200, 1 / 2
 LENGTHS, QUICK_LENGTHS = (1 / 3, 2 / 3, 1, 4 / 3, 5 / 3), (1 / 2, 1, 4 / 3)  # asked, relative to the longest that is trained
 PROBLEMS, QUICK_PROBLEMS = 50, 10  # of each
 
@@ -129,8 +129,8 @@ def fit(config: ConfigDict, like: ConfigDict, *, devices: int, quick: bool):
 
     Every run has Re-Tuning's steps, learning rates and tokens a step, and trains on the task alone: what recipes replay of the
     base's own text, and only for methods with calls, is left out. Recipes of the tiny model are made smaller besides, so that
-    a study takes minutes, not hours: a third of the steps, on at most a tenth of the paper's training set, and 50 problems of
-    five lengths, of which the longest is 5/3 of what was trained. A quick study asks 10 of three, and has fewer runs.
+    a study takes minutes, not hours: two thirds of the steps, on at most a tenth of the paper's training set, and 50 problems
+    of five lengths, of which the longest is 5/3 of what was trained. A quick study asks 10 of three, and has fewer runs.
 
     Args:
         config: the recipe for the run's method; changed in place.
