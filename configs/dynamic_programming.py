@@ -33,5 +33,5 @@ def get_config(arguments: str = ""):
             config.eval.lengths = "2:12"
         else:
             config.data.context_length = 256  # 5 items take 176, and without recursion 192
-            config.train.learning_rate = 1e-3  # the best of three, as every method's
+            config.train.learning_rate = 1e-3  # the best of 1e-3, 3e-3 and 6e-3
     return config

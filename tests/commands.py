@@ -58,16 +58,16 @@ class Commands:
         return Done(**json.loads(self._process.stdout.readline()))
 
 
-def python(code, *arguments, **options):
+def python(code, *arguments, **variables):
     """A process that runs `code` as a command of this project does: its signals are answered by `interrupts`."""
     begin = "from retune_jax import interrupts; interrupts.install()\n"
-    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    env = dict(os.environ, PYTHONPATH=str(ROOT), **variables)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", begin + code, *map(str, arguments)], env=env, **pipes, **options)
+    return subprocess.Popen([sys.executable, "-c", begin + code, *map(str, arguments)], env=env, **pipes)
 
 
 def until(condition, seconds=30):
-    """Waits."""
+    """Waits until it holds; an assertion fails after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

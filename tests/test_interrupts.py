@@ -84,8 +84,6 @@ def test_ctrl_c_at_any_moment_of_any_command_is_one_line_and_130(folder):
 
 
 COMPILES = """
-from retune_jax import interrupts
-interrupts.install()
 import jax, jax.numpy as jnp
 
 def deep(x):
@@ -101,9 +99,7 @@ print("compiled", flush=True)
 
 
 def test_ctrl_c_in_the_middle_of_a_compile_does_not_wait_for_its_end():
-    env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_ENABLE_COMPILATION_CACHE="0")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", COMPILES], env=env, **pipes) as process:
+    with python(COMPILES, JAX_ENABLE_COMPILATION_CACHE="0") as process:
         assert process.stdout.readline() == "compiling\n"
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)

@@ -1,7 +1,6 @@
 """A study makes its runs once, in one process, goes on where it was stopped, and tells of them truly."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import small_run
+from commands import python
 
 from retune_jax import cli, config_file, study, tasks
 from retune_jax import config as recipes
@@ -150,8 +150,9 @@ loop.train(runner.configuration(sys.argv[1], "method=retune", [], quick=True), P
 @pytest.mark.slow
 def test_what_a_quick_study_compares_with_has_learned_its_task(tmp_path):
     """By Re-Tuning parity is solved in as few steps as that, so that the others' failing says something."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-    subprocess.run([sys.executable, "-c", LEARNING, ROOT / "configs" / "parity.py", tmp_path], check=True, env=env)
+    with python(LEARNING, ROOT / "configs" / "parity.py", tmp_path, XLA_FLAGS="") as run:
+        _, err = run.communicate()
+    assert run.returncode == 0, err
     assert all(row["accuracy"] >= 0.9 for row in json.loads((tmp_path / "eval.json").read_text())["rows"])
 
 

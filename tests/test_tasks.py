@@ -382,36 +382,6 @@ def test_tasks_import_neither_jax_nor_numpy():
     assert done.stdout.strip() == "[]"
 
 
-class Endless(tasks.Task):
-    """A task that does not shrink its problem."""
-
-    name = "endless"
-
-    def __init__(self, following):
-        self.following = following
-
-    def prompt(self, number):
-        return f"Again {number}"
-
-    def parse(self, text):
-        return int(text.removeprefix("Again "))
-
-    def solve(self, number):
-        for following in self.following(number):
-            yield tasks.Call(self.prompt(following))
-        return tasks.Answer(1)
-
-
-def test_a_solver_that_does_not_end_is_stopped_with_its_prompt(monkeypatch):
-    with pytest.raises(UserError, match="endless: the solver calls itself in a circle, at 'Again 1'"):
-        tasks.trace(Endless(lambda number: [3 - number]), 1)
-    with pytest.raises(UserError, match="endless: too long, or without end: 5000 callers wait, now for 'Again 5001'"):
-        tasks.trace(Endless(lambda number: [number + 1]), 0)
-    monkeypatch.setattr(tasks.task, "MOST_CALLS", 50)
-    with pytest.raises(UserError, match="without end: it has made 50 calls"):
-        tasks.trace(Endless(lambda number: [] if number else range(1, 1000)), 0)
-
-
 def test_sums_may_have_more_digits_than_a_list_that_a_user_writes():
     task, longest = tasks.get("dynamic_programming"), "9" * 18
     problem = task.parse(f"[{longest}, 1, {longest}]")

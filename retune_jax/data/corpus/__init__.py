@@ -81,9 +81,9 @@ class Corpus:
         length = _length(rng, self.longest(index))
         draft = Draft([], [], self.repeats, length, self.pair)
         if self.sums and rng.random() < self.sums:
-            calculating.close_sums(rng, length, draft)
+            calculating.close_sums(rng, draft)
         else:
-            rng.choices([skill for skill, _ in SKILLS], [share for _, share in SKILLS])[0](rng, length, draft)
+            rng.choices([skill for skill, _ in SKILLS], [share for _, share in SKILLS])[0](rng, draft)
         return {"inputs": draft.inputs, "outputs": draft.outputs, "length": length}
 
 

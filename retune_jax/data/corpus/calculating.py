@@ -9,7 +9,7 @@ from retune_jax.data.corpus.sentences import frame, repeating, shown, signed_ite
 LONGEST_SUMMED = 14  # items of lists whose sums are close
 
 
-def expressions(rng: random.Random, length: int, draft: Draft):
+def expressions(rng: random.Random, draft: Draft):
     """Two lists, and what a calculator says to expressions with their first items; perhaps put before a list.
 
     The lists have labels, or stand in a sentence, where `a` is the first one and `b` the second.
@@ -48,10 +48,10 @@ def expressions(rng: random.Random, length: int, draft: Draft):
         before = "\n"
 
 
-def close_sums(rng: random.Random, length: int, draft: Draft):
+def close_sums(rng: random.Random, draft: Draft):
     """Two lists in a sentence, perhaps to be written again without their first items, then whether one item is another one, or
     the sum of two others: it always nearly is, so that only calculating tells."""
-    count = rng.randint(1, 4) if rng.random() < 0.5 else rng.randint(1, min(length, LONGEST_SUMMED))
+    count = rng.randint(1, 4) if rng.random() < 0.5 else rng.randint(1, min(draft.length, LONGEST_SUMMED))
     low, high = rng.choice(((0, 2), (-5, 5), (-9, 9), (0, 20)))
     lists = {name: repeating(rng, [str(rng.randint(low, high)) for _ in range(count)], draft.repeats) for name in ("a", "b")}
     terms = []

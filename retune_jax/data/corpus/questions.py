@@ -8,14 +8,14 @@ from retune_jax.data.corpus.facts import FACTS, SUM_WITH_CARRY, Fact, facts_for
 from retune_jax.data.corpus.sentences import frame, items, labels, number, number_sentence, shown
 
 
-def ends(rng: random.Random, length: int, draft: Draft):
+def ends(rng: random.Random, draft: Draft):
     """Questions about what comes first or last in a sentence's list, or first in its numbers."""
     if rng.random() < 0.6:
-        some = items(rng, length, draft.repeats)
+        some = items(rng, draft.length, draft.repeats)
         before = f" {frame(rng, 1).format(shown(some))}\n"
         firsts, facts, ask = [int(some[0])], facts_for(some), partial(ask_of_ends, rng, some)
     else:
-        numbers, sentence = number_sentence(rng, length, draft.repeats)
+        numbers, sentence = number_sentence(rng, draft.length, draft.repeats)
         before = f" {sentence(0)}\n"
         firsts, facts = [int(number[0]) for number in numbers], (SUM_WITH_CARRY,)
         ask = partial(ask_of_firsts, rng, firsts)
@@ -30,7 +30,7 @@ def ends(rng: random.Random, length: int, draft: Draft):
         before = "\n"
 
 
-def facts(rng: random.Random, length: int, draft: Draft):
+def facts(rng: random.Random, draft: Draft):
     """Several facts; often their numbers stand on lines of their own, apart from the question."""
     before = " "
     for _ in range(rng.randint(4, 8)):
